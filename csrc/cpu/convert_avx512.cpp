@@ -1,0 +1,64 @@
+// AVX-512 (F, BW, VL, DQ) converters: 16 elements a vector.
+#include <immintrin.h>
+
+#include "cpu/narrow.h"
+
+namespace gpualloc::cpu {
+namespace {
+
+struct Vector {
+  static constexpr int64_t kWidth = 16;
+  __m512 value = _mm512_setzero_ps();
+
+  template <Dtype D>
+  static Vector load(const void* from) {
+    if constexpr (D == Dtype::f32) {
+      return {_mm512_loadu_ps(from)};
+    } else if constexpr (D == Dtype::f64) {
+      const auto* values = static_cast<const double*>(from);
+      const __m256 low = _mm512_cvtpd_ps(_mm512_loadu_pd(values)), high = _mm512_cvtpd_ps(_mm512_loadu_pd(values + 8));
+      return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
+    } else {
+      const __m256i halves = _mm256_loadu_si256(static_cast<const __m256i*>(from));
+      if constexpr (D == Dtype::f16) return {_mm512_cvtph_ps(halves)};
+      return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+    }
+  }
+
+  template <Dtype D>
+  void store(void* to) const {
+    if constexpr (D == Dtype::f32) {
+      _mm512_storeu_ps(to, value);
+    } else if constexpr (D == Dtype::f64) {
+      auto* values = static_cast<double*>(to);
+      _mm512_storeu_pd(values, _mm512_cvtps_pd(_mm512_castps512_ps256(value)));
+      _mm512_storeu_pd(values + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)));
+    } else {
+      _mm256_storeu_si256(static_cast<__m256i*>(to), D == Dtype::f16 ? _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT) : as_bf16());
+    }
+  }
+
+  Vector scaled(float scale) const { return {_mm512_mul_ps(value, _mm512_set1_ps(scale))}; }
+  void add_square(Vector other) { value = _mm512_add_ps(value, _mm512_mul_ps(other.value, other.value)); }
+  float sum() const { return _mm512_reduce_add_ps(value); }
+
+ private:
+  // Integer rounding and not AVX512_BF16's instruction, which flushes denormals.
+  __m256i as_bf16() const {
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
+  }
+};
+
+}  // namespace
+}  // namespace gpualloc::cpu
+
+#include "cpu/convert_loops.h"
+
+namespace gpualloc::cpu {
+const Converters avx512_converters{"avx512", pack_loop, unpack_loop};
+}

@@ -1,0 +1,65 @@
+// The communication hook that gpualloc.register_comm_hook attaches to DDP's reducer.
+//
+// Per bucket:  wire = narrow(float(bucket) / world_size);  all-reduce(wire);  bucket = widen(wire), counting inf and NaN
+// Only FP32 buckets are narrowed. FP64, complex, 16-bit and sparse buckets are averaged in their own type.
+#pragma once
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/comm.hpp>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace gpualloc {
+
+enum class Wire { fp32, fp16, bf16 };
+
+// Totals since registration, or since the run that load() continues.
+struct HookTotals {
+  int64_t steps = 0;       // synchronised backward passes
+  int64_t buckets = 0;     // all-reduces
+  int64_t wire_bytes = 0;  // gradient bytes this rank handed to all-reduce
+  int64_t nonfinite_steps = 0;
+};
+
+// Owned by the hook inside the reducer and by the Python handle.
+class GradientHookState {
+ public:
+  GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire);
+
+  // Starts the bucket's all-reduce on the current stream; the future holds the averaged bucket. Called by the reducer,
+  // one bucket at a time, bucket 0 first in every step.
+  c10::intrusive_ptr<c10::ivalue::Future> run(c10d::GradBucket& bucket);
+
+  // Waits for the device to read the non-finite counts, so not for every step.
+  HookTotals totals();
+  void load(const HookTotals& totals);
+  bool counts_nonfinite() const { return wire_ != Wire::fp32; }
+
+ private:
+  void begin_step();
+  void fold_nonfinite();
+  at::Tensor wire_for(size_t bucket, const at::Tensor& buffer);
+  at::Tensor nonfinite_slot(at::Device device);
+  c10::intrusive_ptr<c10::ivalue::Future> average_uncompressed(c10d::GradBucket& bucket);
+
+  const c10::intrusive_ptr<c10d::ProcessGroup> group_;
+  const Wire wire_;
+  std::mutex mutex_;
+  HookTotals totals_;                  // nonfinite_steps: only those that load() brought
+  std::vector<at::Tensor> wires_;      // one per bucket, kept across steps
+  std::vector<at::Tensor> nonfinite_;  // one per device: [kSlots] counts, one slot a step
+  at::Tensor folded_steps_;            // [] steps with a non-finite result, of the slots folded so far
+};
+
+// The reducer's side of it.
+class GradientHook : public c10d::CppCommHookInterface<std::shared_ptr<GradientHookState>> {
+ public:
+  using CppCommHookInterface::CppCommHookInterface;
+  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override { return state_->run(bucket); }
+};
+
+}  // namespace gpualloc

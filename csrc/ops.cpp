@@ -1,0 +1,121 @@
+#include "ops.h"
+
+#include <ATen/core/Formatting.h>
+#include <torch/library.h>
+
+#include "segment.h"
+
+namespace gpualloc {
+namespace {
+
+Dtype dtype_of(const at::Tensor& tensor, const char* argument) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat: return Dtype::f32;
+    case at::kHalf: return Dtype::f16;
+    case at::kBFloat16: return Dtype::bf16;
+    case at::kDouble: return Dtype::f64;
+    default: TORCH_CHECK_TYPE(false, argument, ": expected float32, float16, bfloat16 or float64, got ", tensor.scalar_type());
+  }
+}
+
+void check_flat(const at::Tensor& flat, const char* argument) {
+  TORCH_CHECK_TYPE(flat.scalar_type() == at::kHalf || flat.scalar_type() == at::kBFloat16, argument,
+                   ": expected float16 or bfloat16, got ", flat.scalar_type());
+  TORCH_CHECK_VALUE(flat.dim() == 1 && flat.is_contiguous(), argument, ": expected a contiguous 1-D tensor, got shape ", flat.sizes(),
+                    " strides ", flat.strides());
+}
+
+void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtype, at::Device device, const char* argument) {
+  if (!counter.has_value()) return;
+  TORCH_CHECK_TYPE(counter->scalar_type() == dtype, argument, ": expected ", dtype, ", got ", counter->scalar_type());
+  TORCH_CHECK_VALUE(counter->numel() == 1, argument, ": expected one element, got shape ", counter->sizes());
+  TORCH_CHECK_VALUE(counter->device() == device, argument, ": expected on ", device, " like the flat buffer, got ", counter->device());
+}
+
+// The tensors as stretches of the flat buffer.
+Segments segments_of(at::TensorList tensors, const at::Tensor& flat) {
+  Segments segments;
+  segments.reserve(tensors.size());
+  int64_t begin = 0;
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    const at::Tensor& tensor = tensors[k];
+    TORCH_CHECK_VALUE(tensor.device() == flat.device(), "tensors[", k, "]: expected on ", flat.device(), " like the flat buffer, got ",
+                      tensor.device());
+    TORCH_CHECK_VALUE(tensor.is_non_overlapping_and_dense(), "tensors[", k,
+                      "]: expected dense memory (contiguous or channels-last), got shape ", tensor.sizes(), " strides ", tensor.strides(),
+                      "; pass tensor.contiguous()");
+    segments.push_back({tensor.data_ptr(), begin, tensor.numel(), dtype_of(tensor, "tensors")});
+    begin += tensor.numel();
+  }
+  TORCH_CHECK_VALUE(begin == flat.numel(), "flat: expected ", begin, " elements, the sum over the tensors, got ", flat.numel());
+  return segments;
+}
+
+bool has_kernels(at::DeviceType device) {
+#ifdef GPUALLOC_CUDA
+  return device == at::kCPU || device == at::kCUDA;
+#else
+  return device == at::kCPU;
+#endif
+}
+
+}  // namespace
+
+void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const std::optional<at::Tensor>& nonfinite) {
+  check_flat(flat, "out");
+  check_counter(nonfinite, at::kLong, flat.device(), "nonfinite");
+  const Segments segments = segments_of(tensors, flat);
+  const CounterTensors counters{nonfinite, std::nullopt};
+  if (flat.numel() == 0) return;
+  if (!has_kernels(flat.device().type())) return pack_aten(tensors, flat, scale, counters);
+#ifdef GPUALLOC_CUDA
+  if (flat.is_cuda()) return pack_cuda(segments, flat, static_cast<float>(scale), counters);
+#endif
+  pack_cpu(segments, flat, static_cast<float>(scale), counters);
+}
+
+void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const std::optional<at::Tensor>& sumsq,
+            const std::optional<at::Tensor>& nonfinite) {
+  check_flat(flat, "flat");
+  check_counter(sumsq, at::kDouble, flat.device(), "sumsq");
+  check_counter(nonfinite, at::kLong, flat.device(), "nonfinite");
+  const Segments segments = segments_of(tensors, flat);
+  const CounterTensors counters{nonfinite, sumsq};
+  if (flat.numel() == 0) return;
+  if (!has_kernels(flat.device().type())) return unpack_aten(tensors, flat, scale, counters);
+#ifdef GPUALLOC_CUDA
+  if (flat.is_cuda()) return unpack_cuda(segments, flat, static_cast<float>(scale), counters);
+#endif
+  unpack_cpu(segments, flat, static_cast<float>(scale), counters);
+}
+
+namespace {
+
+void pack_flat(const at::Tensor& buffer, const at::Tensor& out, double scale, const std::optional<at::Tensor>& nonfinite) {
+  pack(buffer, out, scale, nonfinite);
+}
+
+void unpack_flat(const at::Tensor& flat, const at::Tensor& buffer, double scale, const std::optional<at::Tensor>& sumsq,
+                 const std::optional<at::Tensor>& nonfinite) {
+  unpack(flat, buffer, scale, sumsq, nonfinite);
+}
+
+}  // namespace
+}  // namespace gpualloc
+
+TORCH_LIBRARY(gpualloc, library) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+  library.def("pack(Tensor[] tensors, Tensor(a!) out, float scale=1.0, *, Tensor(b!)? nonfinite=None) -> ()", tags);
+  library.def(
+      "unpack(Tensor flat, Tensor(a!)[] tensors, float scale=1.0, *, Tensor(b!)? sumsq=None, Tensor(c!)? nonfinite=None) -> ()", tags);
+  library.def("pack_flat(Tensor buffer, Tensor(a!) out, float scale=1.0, *, Tensor(b!)? nonfinite=None) -> ()", tags);
+  library.def(
+      "unpack_flat(Tensor flat, Tensor(a!) buffer, float scale=1.0, *, Tensor(b!)? sumsq=None, Tensor(c!)? nonfinite=None) -> ()", tags);
+}
+
+TORCH_LIBRARY_IMPL(gpualloc, CompositeExplicitAutograd, library) {
+  library.impl("pack", gpualloc::pack);
+  library.impl("unpack", gpualloc::unpack);
+  library.impl("pack_flat", gpualloc::pack_flat);
+  library.impl("unpack_flat", gpualloc::unpack_flat);
+}

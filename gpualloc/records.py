@@ -1,0 +1,144 @@
+"""Frozen records that the stages hand to each other, with versioned JSON.
+
+Every number that has a unit carries it in its name. GiB is 2**30 bytes, GB is 10**9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gpualloc.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCase:
+    """One cell of a benchmark grid: everything needed to run it again.
+
+    Scaling is weak: `per_device_batch_size` stays fixed as `world_size` grows.
+    """
+
+    workload: str  # "image" or "llm"
+    model: str  # a name from gpualloc.workloads
+    image_size_px: int | None  # height and width; None for language models
+    sequence_length: int | None  # tokens; None for image models
+    per_device_batch_size: int  # samples per rank and step
+    precision: str  # "fp32", "fp16", ... as in gpualloc.bench.precision
+    strategy: str  # "single" or "ddp"
+    hook: str  # "none", "torch_fp16", "torch_bf16", "gpualloc_fp32", "gpualloc_fp16", "gpualloc_bf16"
+    device: str  # "cuda" or "cpu"
+    world_size: int  # number of ranks
+    ranks_per_gpu: int  # above 1: several NCCL ranks share a card
+    data: str  # "synthetic", "digits" or an absolute path
+    num_warmup_steps: int
+    num_steps: int  # timed steps per repeat
+    num_repeats: int
+    seed: int
+
+    def key(self) -> str:
+        """A short digest of all fields: equal exactly when two cases ask for the same work."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def label(self) -> str:
+        """A short name for progress lines and messages, such as "mobilenet_v2 200px fp16 ddp/torch_fp16 x2"."""
+        size = f"{self.image_size_px}px" if self.image_size_px is not None else f"{self.sequence_length}tok"
+        strategy = self.strategy if self.strategy == "single" else f"{self.strategy}/{self.hook}"
+        return f"{self.model} {size} {self.precision} {strategy} x{self.world_size}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where a measurement was made. Unknown entries are None, never guessed."""
+
+    device_name: str  # "NVIDIA H200", or the CPU's model name
+    num_devices: int  # GPUs visible, or 1 for a CPU machine
+    driver_version: str | None
+    sm_clock_mhz: int | None  # read while the case ran
+    mem_clock_mhz: int | None
+    cpu_name: str
+    num_cpus: int  # cores this process may use
+    os: str
+    python_version: str
+    torch_version: str
+    cuda_version: str | None  # the one torch was built for
+    nccl_version: str | None
+    gpualloc_version: str
+    native: str  # "cuda", "cpu" or "unavailable: <reason>"
+    git_revision: str | None  # of the working directory, "-dirty" appended where it has changes
+
+    def key(self) -> str:
+        """A digest of what makes two measurements comparable (clocks and revision left out)."""
+        fields = dataclasses.asdict(self)
+        for volatile in ("sm_clock_mhz", "mem_clock_mhz", "git_revision"):
+            del fields[volatile]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one case gave. For a status other than "ok" the figures are None and `reason` says why.
+
+    A rank's step time is that of the slowest rank, since the next step cannot start before it.
+    """
+
+    case: BenchCase
+    status: str  # "ok", "skipped", "oom", "failed"
+    reason: str | None = None
+    backend: str | None = None  # "nccl" or "gloo"; None for a single process
+    repeat_step_times_s: tuple[float, ...] = ()  # median over the steps of each repeat
+    step_time_s: float | None = None  # median of the repeats' medians
+    step_time_low_s: float | None = None  # smallest of the repeats' medians
+    step_time_high_s: float | None = None  # largest of the repeats' medians
+    compute_time_s: float | None = None  # the same step under no_sync, in the same processes
+    exposed_comm_s: float | None = None  # step_time_s - compute_time_s, not below 0
+    samples_per_s: float | None = None  # over all ranks
+    tokens_per_s: float | None = None  # over all ranks; None for image models
+    peak_memory_bytes: int | None = None  # per rank: allocated on the GPU, or resident on the CPU
+    loss_start: float | None = None  # mean over the ranks, first timed step
+    loss_end: float | None = None  # mean over the ranks, last timed step
+    wire_bytes_per_step: int | None = None  # gradient bytes a rank hands to all-reduce in one step
+    nonfinite_steps: int | None = None  # steps whose reduced gradient held inf or NaN, where the hook counts them
+    environment: Environment | None = None
+
+    @property
+    def spread(self) -> float | None:
+        """(highest - lowest repeat) / median, as a fraction."""
+        if self.step_time_s is None or self.step_time_low_s is None or self.step_time_high_s is None:
+            return None
+        return (self.step_time_high_s - self.step_time_low_s) / self.step_time_s
+
+
+def to_json(measurement: Measurement) -> dict[str, Any]:
+    """The measurement as plain JSON types, with "schema_version"."""
+    return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(measurement)}
+
+
+def from_json(data: dict[str, Any]) -> Measurement:
+    """The measurement that `to_json` wrote.
+
+    Raises:
+        StoreError: of a newer schema, or with fields missing or unknown.
+    """
+    fields = dict(data)
+    version = fields.pop("schema_version", None)
+    if not isinstance(version, int) or version < 1:
+        raise StoreError(
+            f"a measurement has schema_version {version!r}, not a number from 1 to {SCHEMA_VERSION}; it was not written by gpualloc"
+        )
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"a measurement has schema_version {version}, this gpualloc reads up to {SCHEMA_VERSION}; upgrade gpualloc to read it"
+        )
+    try:
+        fields["case"] = BenchCase(**fields["case"])
+        if fields.get("environment") is not None:
+            fields["environment"] = Environment(**fields["environment"])
+        fields["repeat_step_times_s"] = tuple(fields.get("repeat_step_times_s", ()))
+        return Measurement(**fields)
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"a measurement cannot be read: {error}; export it again from the store that wrote it") from error
