@@ -1,0 +1,75 @@
+"""Hooks as plain callables `(state, bucket)`, for configurations that take one, such as `DDPStrategy(ddp_comm_hook=fp16_hook)`.
+
+The same kernels as the compiled hook of `register_comm_hook`, called from Python per bucket; prefer that one where you can.
+No `from __future__ import annotations` here: DDP compares the annotations of a hook as objects.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
+
+from gpualloc import _native
+
+
+def fp16_hook(state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+    """Average the bucket in FP16: divided by the world size in FP32, narrowed, all-reduced, widened.
+
+    Args:
+        state: the process group, or None for the default one.
+        bucket: DDP's; other than FP32 it is averaged in its own type.
+    """
+    return average_bucket(state, bucket, torch.float16)
+
+
+def bf16_hook(state: dist.ProcessGroup | None, bucket: GradBucket) -> Future[Tensor]:
+    """As `fp16_hook`, in BF16; also on the CPU, where torch's own is refused."""
+    return average_bucket(state, bucket, torch.bfloat16)
+
+
+def average_bucket(
+    group: dist.ProcessGroup | None,
+    bucket: GradBucket,
+    wire_dtype: torch.dtype | None,
+    note: Callable[[Tensor], None] | None = None,
+) -> Future[Tensor]:
+    """Start the bucket's all-reduce in `wire_dtype`, None for its own; `note` is given the widened average."""
+    group = group if group is not None else dist.group.WORLD
+    buffer = bucket.buffer()
+    scale = 1.0 / dist.get_world_size(group)
+    if wire_dtype is None or not is_narrowed(bucket):
+        return _all_reduce(buffer.mul_(scale), group).then(lambda done: done.value()[0])
+    native = _native.available_or_warn()
+    if native:
+        from gpualloc import ops
+
+        wire = torch.empty(buffer.numel(), dtype=wire_dtype, device=buffer.device)
+        ops.pack_flat(buffer, wire, scale)
+    else:
+        wire = buffer.mul(scale).to(wire_dtype)
+
+    def widen(done: Future[list[Tensor]]) -> Tensor:
+        averaged: Tensor = done.value()[0]
+        if native:
+            ops.unpack_flat(averaged, buffer)
+        else:
+            buffer.copy_(averaged)
+        if note is not None:
+            note(buffer)
+        return buffer
+
+    return _all_reduce(wire, group).then(widen)
+
+
+def _all_reduce(tensor: Tensor, group: dist.ProcessGroup | None) -> Future[list[Tensor]]:
+    future: Future[list[Tensor]] = dist.all_reduce(tensor, group=group, async_op=True).get_future()
+    return future
+
+
+def is_narrowed(bucket: GradBucket) -> bool:
+    """Only FP32 loses nothing its user asked for. DDP hands a complex gradient over as pairs of FP32."""
+    buffer = bucket.buffer()
+    return buffer.dtype == torch.float32 and not buffer.is_sparse and not bucket.parameters()[0].is_complex()

@@ -1,0 +1,79 @@
+"""`register_comm_hook` without the compiled extension: the same arithmetic in torch's operations, several passes a bucket.
+
+No `from __future__ import annotations` here: DDP compares the annotations of a hook as objects.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from gpualloc.comm.callable_hooks import average_bucket, is_narrowed
+from gpualloc.comm.handle import HookHandle
+
+_WIRE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """The counterpart of gpualloc._C.HookTotals."""
+
+    steps: int = 0
+    buckets: int = 0
+    wire_bytes: int = 0
+    nonfinite_steps: int = 0
+
+
+class PythonHookState:
+    """The counterpart of gpualloc._C.GradientHookState."""
+
+    def __init__(self, group: dist.ProcessGroup, wire: str) -> None:
+        self.group = group
+        self.wire_dtype = _WIRE_DTYPES.get(wire)
+        self.counts_nonfinite = self.wire_dtype is not None
+        self._totals = Totals()
+        self._nonfinite_now: Tensor | None = None  # [] flag of the running step
+        self._nonfinite_steps: Tensor | None = None  # [] number of the steps before it
+
+    def begin_bucket(self, bucket: GradBucket) -> None:
+        if bucket.index() == 0:
+            self._fold()
+            self._totals.steps += 1
+        self._totals.buckets += 1
+        buffer = bucket.buffer()
+        narrowed = self.wire_dtype is not None and is_narrowed(bucket)
+        self._totals.wire_bytes += buffer.numel() * 2 if narrowed else buffer.nbytes
+
+    def note(self, averaged: Tensor) -> None:
+        found = averaged.isfinite().all().logical_not()
+        self._nonfinite_now = found if self._nonfinite_now is None else self._nonfinite_now.logical_or(found.to(self._nonfinite_now.device))
+
+    def totals(self) -> Totals:
+        self._fold()
+        found = 0 if self._nonfinite_steps is None else int(self._nonfinite_steps.item())
+        return replace(self._totals, nonfinite_steps=self._totals.nonfinite_steps + found)
+
+    def load(self, totals: Totals) -> None:
+        self._nonfinite_now = self._nonfinite_steps = None
+        self._totals = totals
+
+    def _fold(self) -> None:
+        if self._nonfinite_now is not None:
+            found = self._nonfinite_now.long()
+            self._nonfinite_steps = found if self._nonfinite_steps is None else self._nonfinite_steps + found
+            self._nonfinite_now = None
+
+
+def hook(state: PythonHookState, bucket: GradBucket) -> Future[Tensor]:
+    state.begin_bucket(bucket)
+    return average_bucket(state.group, bucket, state.wire_dtype, state.note)
+
+
+def register(ddp_model: DistributedDataParallel, wire: str) -> HookHandle:
+    state = PythonHookState(ddp_model.process_group, wire)
+    ddp_model.register_comm_hook(state, hook)
+    return HookHandle(state, Totals, wire=wire, native=False)

@@ -1,0 +1,190 @@
+"""What one rank does in the hook tests: small DDP models whose averaged gradients are known exactly."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gpualloc
+from gpualloc.comm import bf16_hook, fp16_hook
+
+SIZES = ((33, 17), (1,), (8, 3, 3, 3), (5,), (1000, 7), ())  # odd, one-element, channels-last and scalar parameters
+
+
+def coefficients(rank: int, step: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The gradients that `Known` gives on `rank` in `step`: over the magnitudes an FP16 wire can hold."""
+    generator = torch.Generator().manual_seed(1000 * step + rank)
+    return [
+        (torch.randn(size, generator=generator) * torch.exp2(torch.randint(-12, 6, size, generator=generator).float())).to(dtype)
+        for size in SIZES
+    ]
+
+
+def exact_mean(world_size: int, step: int) -> list[Tensor]:
+    """FP64 average over the ranks."""
+    return [
+        torch.stack([c.double() for c in per_rank]).mean(0)
+        for per_rank in zip(*(coefficients(r, step) for r in range(world_size)), strict=True)
+    ]
+
+
+class Known(nn.Module):
+    """loss = sum(parameter * coefficient), so that every parameter's gradient is its coefficient."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(torch.ones(size, dtype=dtype)) for size in SIZES)
+        self.weights[2].data = self.weights[2].data.contiguous(memory_format=torch.channels_last)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, coefficients: list[Tensor], use_all: bool) -> Tensor:
+        total = torch.stack([(w * c).sum() for w, c in zip(self.weights, coefficients, strict=True)]).sum()
+        return total + 0.5 * self.unused.sum() if use_all else total
+
+
+def wrap(model: nn.Module, device: str, **options: Any) -> DistributedDataParallel:
+    options.setdefault("bucket_cap_mb", 0.01)  # several buckets
+    return DistributedDataParallel(model.to(device), **options)
+
+
+HOOKS: dict[str, Callable[[DistributedDataParallel], Any]] = {
+    "stock": lambda ddp: None,
+    "fp32": lambda ddp: gpualloc.register_comm_hook(ddp, wire="fp32"),
+    "fp16": lambda ddp: gpualloc.register_comm_hook(ddp, wire="fp16"),
+    "bf16": lambda ddp: gpualloc.register_comm_hook(ddp, wire="bf16"),
+    "fp16_callable": lambda ddp: ddp.register_comm_hook(None, fp16_hook),
+    "bf16_callable": lambda ddp: ddp.register_comm_hook(None, bf16_hook),
+    "torch_fp16": lambda ddp: _register_torch_fp16(ddp),
+}
+
+
+def _register_torch_fp16(ddp: DistributedDataParallel) -> None:
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+    ddp.register_comm_hook(None, fp16_compress_hook)
+
+
+def known_gradients(
+    rank: int,
+    world_size: int,
+    device: str,
+    hook: str,
+    options: dict[str, Any],
+    *,
+    steps: int = 3,
+    accumulate: bool = False,
+    use_all: bool = True,
+    set_to_none: bool = True,
+) -> tuple[list[list[Tensor]], dict[str, Any] | None]:
+    """Every step's gradients, and the hook's stats. `accumulate`: one more backward under no_sync before each step's own."""
+    ddp = wrap(Known(), device, **options)
+    handle = HOOKS[hook](ddp)
+    gradients = []
+    for step in range(steps):
+        ddp.zero_grad(set_to_none=set_to_none)
+        local = [c.to(device) for c in coefficients(rank, step)]
+        with ddp.no_sync() if accumulate else contextlib.nullcontext():
+            if accumulate:
+                ddp(local, use_all).backward()
+        ddp(local, use_all).backward()
+        gradients.append([w.grad.detach().cpu().clone() for w in ddp.module.weights])
+    return gradients, handle.state_dict() if handle is not None else None
+
+
+def train(rank: int, world_size: int, device: str, hook: str, steps: int = 4, compile_model: bool = False) -> list[Tensor]:
+    """Parameters after a few steps of a small convolutional net in channels-last, GradScaler included on fp16 hooks."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 16, 5))
+    ddp = wrap(net.to(memory_format=torch.channels_last), device, gradient_as_bucket_view=True)
+    HOOKS[hook](ddp)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.05, momentum=0.9)
+    scaler = torch.amp.GradScaler(device, init_scale=256.0)
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(steps):
+        images = torch.randn(4, 3, 8, 8, generator=generator).to(device, memory_format=torch.channels_last)
+        labels = torch.randint(0, 5, (4,), generator=generator).to(device)
+        optimizer.zero_grad()
+        scaler.scale(nn.functional.cross_entropy(ddp(images), labels)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return [parameter.detach().cpu() for parameter in ddp.parameters()]
+
+
+def scaler_skips_overflow(rank: int, world_size: int, device: str) -> dict[str, Any]:
+    """One rank's gradient overflows FP16: every rank must skip that step and count it."""
+    model = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(model.weight)
+    ddp = wrap(model, device, gradient_as_bucket_view=True)
+    handle = gpualloc.register_comm_hook(ddp, wire="fp16")
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=1.0)
+    scaler = torch.amp.GradScaler(device, init_scale=4.0, growth_interval=100)
+    weights = []
+    for step in range(3):
+        size = 1e6 if step == 1 and rank == 0 else 0.25
+        optimizer.zero_grad()
+        scaler.scale(ddp(torch.full((1, 4), size, device=device)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        weights.append(model.weight.detach().cpu().clone())
+    return {"weights": weights, "scale": scaler.get_scale(), "nonfinite_steps": handle.stats().nonfinite_steps}
+
+
+def other_dtypes(rank: int, world_size: int, device: str, hook: str, dtype: torch.dtype) -> list[Tensor]:
+    """Gradients of a model in `dtype`, which no hook may narrow."""
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(40, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.weight * x).sum().abs()
+
+    ddp = wrap(Product(), device)
+    HOOKS[hook](ddp)
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(2):
+        ddp.zero_grad()
+        ddp(torch.randn(40, generator=generator, dtype=torch.float64).to(dtype).to(device)).backward()
+    return [parameter.grad.detach().cpu() for parameter in ddp.parameters()]
+
+
+def wire_of_one_step(rank: int, world_size: int, device: str, hook: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """(dtype, elements) of each tensor given to gloo's all-reduce in one step, as torch's profiler saw them; and the stats."""
+    import json
+    import tempfile
+    from pathlib import Path
+
+    ddp = wrap(Known(), device)
+    handle = HOOKS[hook](ddp)
+    local = [c.to(device) for c in coefficients(rank, 0)]
+    for _ in range(2):  # buckets are rebuilt after the first step
+        ddp(local, True).backward()
+    before = handle.stats()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiler:
+        ddp(local, True).backward()
+    after = handle.stats()
+    with tempfile.TemporaryDirectory() as folder:
+        profiler.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads((Path(folder) / "trace.json").read_text())["traceEvents"]
+    seen = [(e["args"]["Input type"][0], e["args"]["Input Dims"][0][0]) for e in events if e.get("name") == "gloo:all_reduce"]
+    return seen, {name: getattr(after, name) - getattr(before, name) for name in ("steps", "buckets", "wire_bytes")}
+
+
+def long_run(rank: int, world_size: int, device: str) -> dict[str, Any]:
+    """200 steps, every seventh non-finite on the last rank only; a second hook continues from the first one's state."""
+    ddp = wrap(nn.Linear(3, 2), device)
+    handle = gpualloc.register_comm_hook(ddp, wire="bf16")
+    for step in range(200):
+        bad = step % 7 == 0 and rank == world_size - 1
+        ddp(torch.full((1, 3), float("nan") if bad else 1.0, device=device)).sum().backward()
+        ddp.zero_grad()
+    saved = handle.state_dict()
+    resumed = gpualloc.register_comm_hook(wrap(nn.Linear(3, 2), device), wire="bf16")
+    resumed.load_state_dict(saved)
+    return {"saved": saved, "resumed": resumed.state_dict()}
