@@ -3,9 +3,11 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "kernels/convert.h"
 #include "ops.h"
@@ -13,17 +15,25 @@
 namespace gpualloc {
 namespace {
 
-// Scratch for the sum of squares, made at the first call on a stream and kept: kernels on one stream run in turn. Never
-// freed, because at exit the CUDA driver may be gone before a static destructor runs.
-void* workspace_of(c10::Stream stream) {
+// Scratch for the sum of squares, made at the first call on a stream and kept: kernels on one stream run in turn. A larger
+// buffer doubles it. Nothing is ever freed: a captured graph may still use the smaller scratch, and at exit the CUDA driver
+// may be gone before a static destructor runs.
+struct Workspace {
+  std::vector<at::Tensor> memory;  // the last one is in use
+  int64_t chunks = 0;              // that it is sized for
+};
+
+void set_workspace(cuda::Counters& counters, c10::Stream stream, int64_t chunks) {
   static std::mutex mutex;
-  static auto* const workspaces = new std::map<std::pair<c10::DeviceIndex, c10::StreamId>, at::Tensor>;
+  static auto* const workspaces = new std::map<std::pair<c10::DeviceIndex, c10::StreamId>, Workspace>;
   const std::lock_guard<std::mutex> lock(mutex);
-  at::Tensor& workspace = (*workspaces)[{stream.device_index(), stream.id()}];
-  if (!workspace.defined()) {
-    workspace = at::zeros({cuda::kWorkspaceBytes}, at::TensorOptions().dtype(at::kByte).device(stream.device()));
+  Workspace& workspace = (*workspaces)[{stream.device_index(), stream.id()}];
+  if (workspace.chunks < chunks) {
+    workspace.chunks = std::max(chunks, 2 * workspace.chunks);
+    const auto bytes = at::TensorOptions().dtype(at::kByte).device(stream.device());
+    workspace.memory.push_back(at::zeros({cuda::workspace_bytes(workspace.chunks)}, bytes));
   }
-  return workspace.data_ptr();
+  counters.workspace = workspace.memory.back().data_ptr();
 }
 
 template <typename Launch>
@@ -36,7 +46,7 @@ void launch_on_current_stream(const char* name, const Segments& segments, const 
   if (counters.nonfinite.has_value()) raw.nonfinite = counters.nonfinite->data_ptr<int64_t>();
   if (counters.sumsq.has_value()) {
     raw.sumsq = counters.sumsq->data_ptr<double>();
-    raw.workspace = workspace_of(stream);
+    set_workspace(raw, stream, cuda::chunks_for(segments.data(), static_cast<int>(segments.size())));
   }
   const Dtype wire_dtype = flat.scalar_type() == at::kHalf ? Dtype::f16 : Dtype::bf16;
   const int error = launch(segments.data(), static_cast<int>(segments.size()), flat.data_ptr(), wire_dtype, scale, raw,

@@ -1,10 +1,15 @@
 // pack and unpack on CUDA (formulas in csrc/segment.h).
 //
 // Shapes: `flat` [N] FP16 or BF16; segment k is [numel_k], N = sum of numel_k, any dtype, any alignment.
-// Launch: kThreads threads; a chunk of kChunk elements of one segment per block and turn; a persistent grid of what the
-// device holds at once. The block finds a chunk's segment by bisection in the parameter table.
-// Traffic per element: FP32 to 16 bits 4 B read and 2 B written, and the other way round. Nothing else touches memory:
-// counting happens on the registers before they are stored.
+// Launch: one block of kThreads for every chunk of kChunk elements of a segment, all in one grid. The block looks its
+// segment up in the parameter table.
+// Traffic per element: FP32 to 16 bits 4 B read and 2 B written, and the other way round. Counting happens on the registers;
+// where squares are summed, every warp leaves 4 B for 256 elements, and a second launch of a few blocks adds those up.
+//
+// Chosen on an H200 (2026-11, share of the copy bandwidth at 124 M and 1.1 B FP32 elements): one block a chunk instead of a
+// persistent grid 0.96 / 0.98 against 0.88 / 0.90 for unpack; 16-byte accesses on the wider side, where 32 bytes a thread
+// leave gaps between the stores of a warp, 0.59 / 0.60; no ticket to find the last block inside unpack, whose fence holds every
+// block until its stores have landed, 0.72 / 0.75.
 #include "kernels/convert.h"
 
 #include <cuda_bf16.h>
@@ -17,19 +22,22 @@ namespace gpualloc::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kItems = 16;  // elements of a chunk that a thread handles, all loaded before the first is stored
-constexpr int kChunk = kThreads * kItems;
-constexpr int kMinBlocks = 4;  // per multiprocessor
+constexpr int kItems = kChunk / kThreads;  // elements of a chunk that a thread converts, all loaded before the first is stored
+constexpr int kBlocksPerMultiprocessor = 8;
 constexpr int kSmallTable = 4, kMediumTable = 320;  // a bucket; MobileNetV2 158, ResNet-50 161, ViT-L 296 tensors
+constexpr int kHints = 256;
 
 template <int kCapacity>
 struct Table {
   void* data[kCapacity];
-  int64_t begin[kCapacity + 1];     // in the flat buffer; begin[k + 1] - begin[k] elements
-  int32_t chunk[kCapacity + 1];     // chunks of all segments before k
-  uint8_t dtype[kCapacity];
+  int64_t begin[kCapacity + 1];  // in the flat buffer; begin[k + 1] - begin[k] elements
+  int32_t chunk[kCapacity + 1];  // chunks of all segments before k
   int32_t count;
+  int32_t hint_shift;
+  uint16_t hint[kHints];  // the segment of chunk c is hint[c >> hint_shift] or one soon after it
+  uint8_t dtype[kCapacity];
 };
+static_assert(kThreads == 32 * kWarpsPerChunk);
 static_assert(sizeof(Table<kMaxSegments>) + 128 <= 32764, "kernel parameters");
 
 // --- one element ------------------------------------------------------------------------------------------------------
@@ -58,7 +66,7 @@ __device__ bool is_finite(__nv_bfloat16 value) { return (__bfloat16_as_ushort(va
 // What one thread saw.
 struct Tally {
   unsigned nonfinite = 0;
-  float sumsq = 0;  // of at most kChunk / kThreads elements before it moves to FP64
+  float sumsq = 0;
 };
 
 template <bool kSumsq, typename From, typename To>
@@ -71,8 +79,7 @@ __device__ void convert(From from, To& to, float scale, Tally& tally) {
 
 // --- one chunk: numel <= kChunk elements -----------------------------------------------------------------------------
 
-// A thread's access: 16 bytes on the wider side. Wider ones would leave gaps between the stores of a warp's threads, and
-// half-written sectors cost unpack a third of its speed.
+// A thread's access.
 template <typename T, int kVector>
 struct alignas(sizeof(T) * kVector) Pack {
   T lane[kVector];
@@ -116,12 +123,17 @@ __device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to
   for (int i = done + threadIdx.x; i < numel; i += kThreads) convert<kSumsq>(from[i], to[i], scale, tally);
 }
 
-// --- sums over the block and the grid ---------------------------------------------------------------------------------
+// --- the sum of squares: always in the same order, so the same bits from run to run -----------------------------------------
 
-// The sum over the block, valid in thread 0, in an order that does not depend on timing.
+__device__ float warp_sum(float value) {
+  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
+  return value;  // in lane 0
+}
+
+// The sum over the block, valid in thread 0.
 __device__ double block_sum(double value) {
   __shared__ double warp_sums[kThreads / 32];
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_down_sync(0xffffffffu, value, offset);
+  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
   __syncthreads();
   double total = 0;
@@ -132,26 +144,39 @@ __device__ double block_sum(double value) {
   return total;
 }
 
-// Adds every block's sum to counters.sumsq: the last block to arrive adds the partial sums in the order of the blocks.
-__device__ void add_to_grid_sum(double value, const Counters& counters) {
-  auto* partial = static_cast<double*>(counters.workspace);
-  auto* ticket = reinterpret_cast<unsigned*>(partial + kMaxBlocks);
+struct Workspace {
+  unsigned* ticket;
+  double* block_sums;
+  float* warp_sums;
+};
+
+__host__ __device__ Workspace layout(void* memory) {
+  auto* const block_sums = reinterpret_cast<double*>(static_cast<char*>(memory) + 8);
+  return {static_cast<unsigned*>(memory), block_sums, reinterpret_cast<float*>(block_sums + kSumBlocks)};
+}
+
+// Adds warp_sums[0 .. count) to *sumsq: every block sums one stretch, the last block to finish sums the blocks.
+__global__ void __launch_bounds__(kThreads) sum_kernel(const Workspace workspace, int64_t count, double* sumsq) {
   __shared__ bool is_last;
-  const double sum = block_sum(value);
+  const int64_t stretch = (count + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * stretch;
+  const int64_t end = begin + stretch < count ? begin + stretch : count;
+  double own = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) own += workspace.warp_sums[i];
+  const double sum = block_sum(own);
   if (threadIdx.x == 0) {
-    partial[blockIdx.x] = sum;
+    workspace.block_sums[blockIdx.x] = sum;
     __threadfence();
-    is_last = atomicAdd(ticket, 1u) == gridDim.x - 1;
+    is_last = atomicAdd(workspace.ticket, 1u) == gridDim.x - 1;
   }
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  double own = 0;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreads) own += __ldcg(partial + block);
+  own = 0;
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreads) own += __ldcg(workspace.block_sums + block);
   const double total = block_sum(own);
   if (threadIdx.x == 0) {
-    *counters.sumsq += total;
-    *ticket = 0;
+    *sumsq += total;
+    *workspace.ticket = 0;
   }
 }
 
@@ -170,59 +195,38 @@ __device__ void convert_one(void* data, void* flat, int64_t flat_begin, int64_t 
 }
 
 template <bool kPack, bool kSumsq, typename Wire, int kCapacity>
-__global__ void __launch_bounds__(kThreads, kMinBlocks) convert_kernel(const __grid_constant__ Table<kCapacity> table, void* flat, float scale,
-                                                          const Counters counters) {
-  double sumsq = 0;
-  unsigned nonfinite = 0;
-  const int num_chunks = table.chunk[table.count];
-  for (int chunk = blockIdx.x; chunk < num_chunks; chunk += gridDim.x) {
-    int low = 0, high = table.count - 1;  // the last segment whose first chunk is not after this one
-    while (low < high) {
-      const int middle = (low + high + 1) / 2;
-      if (table.chunk[middle] <= chunk) low = middle; else high = middle - 1;
-    }
-    const int64_t offset = static_cast<int64_t>(chunk - table.chunk[low]) * kChunk;
-    const int64_t begin = table.begin[low];
-    const int64_t left = table.begin[low + 1] - begin - offset;
-    const int numel = left < kChunk ? static_cast<int>(left) : kChunk;
-    Tally tally;
-    switch (static_cast<Dtype>(table.dtype[low])) {
-      case Dtype::f32: convert_one<kPack, kSumsq, Wire, float>(table.data[low], flat, begin, offset, numel, scale, tally); break;
-      case Dtype::f16: convert_one<kPack, kSumsq, Wire, __half>(table.data[low], flat, begin, offset, numel, scale, tally); break;
-      case Dtype::bf16: convert_one<kPack, kSumsq, Wire, __nv_bfloat16>(table.data[low], flat, begin, offset, numel, scale, tally); break;
-      case Dtype::f64: convert_one<kPack, kSumsq, Wire, double>(table.data[low], flat, begin, offset, numel, scale, tally); break;
-    }
-    if constexpr (kSumsq) sumsq += tally.sumsq;
-    nonfinite += tally.nonfinite;
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    convert_kernel(const __grid_constant__ Table<kCapacity> table, void* flat, float scale, const Counters counters) {
+  const auto chunk = static_cast<int>(blockIdx.x);
+  int k = table.hint[chunk >> table.hint_shift];
+  while (table.chunk[k + 1] <= chunk) ++k;
+  const int64_t offset = static_cast<int64_t>(chunk - table.chunk[k]) * kChunk;
+  const int64_t begin = table.begin[k];
+  const int64_t left = table.begin[k + 1] - begin - offset;
+  const int numel = left < kChunk ? static_cast<int>(left) : kChunk;
+  void* const data = table.data[k];
+  Tally tally;
+  switch (static_cast<Dtype>(table.dtype[k])) {
+    case Dtype::f32: convert_one<kPack, kSumsq, Wire, float>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::f16: convert_one<kPack, kSumsq, Wire, __half>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::bf16: convert_one<kPack, kSumsq, Wire, __nv_bfloat16>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::f64: convert_one<kPack, kSumsq, Wire, double>(data, flat, begin, offset, numel, scale, tally); break;
   }
-  if (counters.nonfinite != nullptr) {  // rare enough that one atomic a warp costs nothing
-    for (int offset = 16; offset > 0; offset /= 2) nonfinite += __shfl_down_sync(0xffffffffu, nonfinite, offset);
-    if (threadIdx.x % 32 == 0 && nonfinite != 0) {
-      atomicAdd(reinterpret_cast<unsigned long long*>(counters.nonfinite), static_cast<unsigned long long>(nonfinite));
+  if (counters.nonfinite != nullptr && __any_sync(0xffffffffu, tally.nonfinite != 0)) {  // so rare that an atomic a warp is cheap
+    for (int step = 16; step > 0; step /= 2) tally.nonfinite += __shfl_down_sync(0xffffffffu, tally.nonfinite, step);
+    if (threadIdx.x % 32 == 0) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(counters.nonfinite), static_cast<unsigned long long>(tally.nonfinite));
     }
   }
-  if constexpr (kSumsq) add_to_grid_sum(sumsq, counters);
+  if constexpr (kSumsq) {
+    const float sum = warp_sum(tally.sumsq);
+    if (threadIdx.x % 32 == 0) layout(counters.workspace).warp_sums[static_cast<int64_t>(chunk) * kWarpsPerChunk + threadIdx.x / 32] = sum;
+  }
 }
 
 // --- launchers --------------------------------------------------------------------------------------------------------
 
-// Blocks of `kernel` that the current device runs at once, asked once per kernel and device.
-template <typename Kernel>
-cudaError_t resident_blocks(Kernel kernel, int* blocks) {
-  static int cached[64] = {};  // races only write the same number
-  int device = 0;
-  if (const cudaError_t error = cudaGetDevice(&device)) return error;
-  if (device < 64 && cached[device] != 0) {
-    *blocks = cached[device];
-    return cudaSuccess;
-  }
-  int per_multiprocessor = 0, multiprocessors = 0;
-  if (const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, kernel, kThreads, 0)) return error;
-  if (const cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device)) return error;
-  *blocks = std::min(per_multiprocessor * multiprocessors, kMaxBlocks);
-  if (device < 64) cached[device] = *blocks;
-  return cudaSuccess;
-}
+int64_t chunks_of(const Segment& segment) { return (segment.numel + kChunk - 1) / kChunk; }
 
 template <bool kPack, bool kSumsq, typename Wire, int kCapacity>
 cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, float scale, const Counters& counters, cudaStream_t stream) {
@@ -236,16 +240,24 @@ cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, 
     table.begin[table.count + 1] = segments[k].begin + segments[k].numel;
     table.dtype[table.count] = static_cast<uint8_t>(segments[k].dtype);
     table.chunk[table.count] = static_cast<int32_t>(chunks);
-    chunks += (segments[k].numel + kChunk - 1) / kChunk;
+    chunks += chunks_of(segments[k]);
     ++table.count;
   }
   if (table.count == 0) return cudaSuccess;
-  if (chunks > INT32_MAX) return cudaErrorInvalidValue;  // 2**31 chunks are 2**44 elements
+  if (chunks > INT32_MAX) return cudaErrorInvalidValue;  // 2**42 elements
   table.chunk[table.count] = static_cast<int32_t>(chunks);
-  auto kernel = convert_kernel<kPack, kSumsq, Wire, kCapacity>;
-  int blocks = 0;
-  if (const cudaError_t error = resident_blocks(kernel, &blocks)) return error;
-  kernel<<<static_cast<int>(std::min<int64_t>(blocks, chunks)), kThreads, 0, stream>>>(table, flat, scale, counters);
+  table.hint_shift = 0;
+  while (((chunks - 1) >> table.hint_shift) >= kHints) ++table.hint_shift;
+  for (int h = 0, k = 0; (static_cast<int64_t>(h) << table.hint_shift) < chunks; ++h) {
+    while (table.chunk[k + 1] <= (h << table.hint_shift)) ++k;
+    table.hint[h] = static_cast<uint16_t>(k);
+  }
+  convert_kernel<kPack, kSumsq, Wire, kCapacity><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(table, flat, scale, counters);
+  if constexpr (kSumsq) {
+    const int64_t warps = chunks * kWarpsPerChunk;
+    const auto blocks = static_cast<unsigned>(std::min<int64_t>(kSumBlocks, (warps + 4 * kThreads - 1) / (4 * kThreads)));
+    sum_kernel<<<blocks, kThreads, 0, stream>>>(layout(counters.workspace), warps, counters.sumsq);
+  }
   return cudaGetLastError();
 }
 
@@ -274,6 +286,12 @@ cudaError_t launch(const Segment* segments, int num_segments, void* flat, Dtype 
 }
 
 }  // namespace
+
+int64_t chunks_for(const Segment* segments, int num_segments) {
+  int64_t chunks = 0;
+  for (int k = 0; k < num_segments; ++k) chunks += chunks_of(segments[k]);
+  return chunks;
+}
 
 int launch_pack(const Segment* segments, int num_segments, void* flat, Dtype wire_dtype, float scale, Counters counters, void* stream) {
   return launch<true, false>(segments, num_segments, flat, wire_dtype, scale, counters, stream);

@@ -11,14 +11,20 @@ namespace gpualloc::cuda {
 // a call neither allocates nor copies and may be captured in a graph. Longer lists are launched in turns.
 constexpr int kMaxSegments = 1408;
 
-// Device scratch for the sum of squares: one FP64 partial sum a block, then the ticket that finds the last block.
-constexpr int kMaxBlocks = 4096;
-constexpr int64_t kWorkspaceBytes = kMaxBlocks * 8 + 8;  // zeroed once by the caller, left zeroed by every launch
+// Elements of one segment that a block converts.
+constexpr int kChunk = 2048;
+
+// Device scratch for the sum of squares, one per stream: a ticket and kSumBlocks FP64 sums, then an FP32 sum of every warp.
+// Its first 8 bytes must be zero before the first launch; every launch leaves them zero.
+constexpr int kWarpsPerChunk = 8;
+constexpr int kSumBlocks = 256;
+int64_t chunks_for(const Segment* segments, int num_segments);
+constexpr int64_t workspace_bytes(int64_t chunks) { return 8 + kSumBlocks * 8 + chunks * kWarpsPerChunk * 4; }
 
 struct Counters {
   int64_t* nonfinite = nullptr;  // device; the number of non-finite results is added to it; null: not counted
   double* sumsq = nullptr;       // device; the sum of squared results is added to it; null: not summed
-  void* workspace = nullptr;     // device, kWorkspaceBytes; needed with sumsq, one per stream
+  void* workspace = nullptr;     // device, workspace_bytes(chunks_for(segments)) or more; needed with sumsq
 };
 
 // flat[begin + j] = narrow(float(segment[j]) * scale) for every segment. Segments must follow each other without gaps.

@@ -47,11 +47,11 @@ struct Case {
 };
 
 struct Results {
-  Buffer nonfinite{8}, sumsq{8}, workspace{cuda::kWorkspaceBytes};
-  Results() {
+  Buffer nonfinite{8}, sumsq{8}, workspace;
+  explicit Results(int64_t chunks) : workspace(static_cast<size_t>(cuda::workspace_bytes(chunks))) {
     cuda_check(cudaMemset(nonfinite.data, 0, 8), "zero");
     cuda_check(cudaMemset(sumsq.data, 0, 8), "zero");
-    cuda_check(cudaMemset(workspace.data, 0, workspace.bytes), "zero");
+    cuda_check(cudaMemset(workspace.data, 0, 8), "zero");  // the rest stays poisoned
   }
   int64_t nonfinite_count() const { return *reinterpret_cast<const int64_t*>(nonfinite.download().data()); }
   double sum_of_squares() const { return *reinterpret_cast<const double*>(sumsq.download().data()); }
@@ -89,7 +89,7 @@ void test_list(const Case& c, Dtype wire, float scale) {
   for (size_t k = 0; k < count; ++k) {
     nonfinite += cpu.pack(hosts[k].data(), c.dtypes[k], expected_flat + segments[k].begin, wire, c.numels[k], scale).nonfinite;
   }
-  Results packed;
+  Results packed(0);
   cuda::Counters counters{static_cast<int64_t*>(packed.nonfinite.data), nullptr, nullptr};
   int error = cuda::launch_pack(segments.data(), int(count), flat_data, wire, scale, counters, nullptr);
   cuda_check(cudaError_t(error), "launch_pack");
@@ -113,7 +113,7 @@ void test_list(const Case& c, Dtype wire, float scale) {
   flat.upload(expected.data(), expected.size());
   double first_sum = 0;
   for (int run = 0; run < 2; ++run) {
-    Results unpacked;
+    Results unpacked(cuda::chunks_for(segments.data(), int(count)));
     counters = {static_cast<int64_t*>(unpacked.nonfinite.data), static_cast<double*>(unpacked.sumsq.data), unpacked.workspace.data};
     error = cuda::launch_unpack(segments.data(), int(count), flat_data, wire, 3.0f, counters, nullptr);
     cuda_check(cudaError_t(error), "launch_unpack");
@@ -177,7 +177,7 @@ int main(int argc, char** argv) {
     for (const bool special : {false, true}) {
       for (const int64_t skew : {0, 1, 3}) {
         for (const Dtype dtype : kDtypes) {
-          for (const int64_t numel : {0, 1, 7, 8, 255, 8191, 8192, 8193, 100003}) test_list({{numel}, {dtype}, skew, special}, wire, 0.25f);
+          for (const int64_t numel : {0, 1, 7, 8, 255, 2047, 2048, 2049, 100003, 3000007}) test_list({{numel}, {dtype}, skew, special}, wire, 0.25f);
         }
         // Mixed lists that need the medium table, the large one, and several launches.
         for (const int count : {5, 321, 3000}) {
