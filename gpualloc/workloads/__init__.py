@@ -1,0 +1,50 @@
+"""What is trained: name -> model, optimiser, loss and batches.
+
+The registry and the checks need no torch, so the command line can refuse a bad argument before any process starts;
+names that need torch load on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gpualloc.workloads.data import DataInfo, check_data, describe_data
+from gpualloc.workloads.models import DEFAULT_SEQUENCE_LENGTH, MODELS, GptConfig, ModelSpec
+
+if TYPE_CHECKING:
+    from gpualloc.workloads.batches import open_batches as open_batches
+    from gpualloc.workloads.training import build_model as build_model
+    from gpualloc.workloads.training import compute_loss as compute_loss
+    from gpualloc.workloads.training import make_optimizer as make_optimizer
+
+_HOME_OF = {
+    "build_model": "gpualloc.workloads.training",
+    "compute_loss": "gpualloc.workloads.training",
+    "make_optimizer": "gpualloc.workloads.training",
+    "open_batches": "gpualloc.workloads.batches",
+}
+
+__all__ = [
+    "DEFAULT_SEQUENCE_LENGTH",
+    "MODELS",
+    "DataInfo",
+    "GptConfig",
+    "ModelSpec",
+    "build_model",
+    "check_data",
+    "compute_loss",
+    "describe_data",
+    "make_optimizer",
+    "open_batches",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'gpualloc.workloads' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,62 @@
+"""Made-up data that can be learned, generated once per rank and served from memory, so that loading costs nothing.
+
+Every rank draws its own samples of the same classes or the same language.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpualloc.records import BenchCase
+from gpualloc.workloads.data import SYNTHETIC_NUM_BATCHES, SYNTHETIC_NUM_CLASSES, describe_data, synthetic_pool_samples, synthetic_stride
+from gpualloc.workloads.seeds import make_generator
+
+_PATTERN_SIZE_PX = 4  # side of the random pattern that, enlarged, marks a class
+_ALPHABET_SIZE = 64  # tokens that occur; the first thing a model learns
+_NUM_SUCCESSORS = 4  # equally likely next tokens: the loss cannot fall below ln 4 = 1.39
+
+
+def open_synthetic_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """`SYNTHETIC_NUM_BATCHES` distinct batches in turn, for ever; they are views of one pool and must not be written to."""
+    make_pool = _make_images if case.workload == "image" else _make_tokens
+    inputs, targets = make_pool(case, rank=rank, pin_memory=pin_memory)
+    starts = [i * synthetic_stride(case) for i in range(SYNTHETIC_NUM_BATCHES)]
+    size = case.per_device_batch_size
+    return itertools.cycle([(inputs[start : start + size], targets[start : start + size]) for start in starts])
+
+
+def _make_images(case: BenchCase, *, rank: int, pin_memory: bool) -> tuple[Tensor, Tensor]:
+    """fp32 [N, 3, H, W], unit noise plus the pattern of the image's class, and int64 [N] classes."""
+    assert case.image_size_px is not None
+    num_samples, size = synthetic_pool_samples(case), case.image_size_px
+    patterns = torch.randn(SYNTHETIC_NUM_CLASSES, 3, _PATTERN_SIZE_PX, _PATTERN_SIZE_PX, generator=make_generator(case.seed, "patterns"))
+    patterns = F.interpolate(patterns, size=(size, size), mode="bilinear")
+    generator = make_generator(case.seed, "images", rank)
+    labels = torch.empty(num_samples, dtype=torch.int64, pin_memory=pin_memory).random_(0, SYNTHETIC_NUM_CLASSES, generator=generator)
+    images = torch.empty(num_samples, 3, size, size, pin_memory=pin_memory).normal_(generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image += patterns[label]
+    return images, labels
+
+
+def _make_tokens(case: BenchCase, *, rank: int, pin_memory: bool) -> tuple[Tensor, Tensor]:
+    """int64 [N, T] tokens of a Markov chain over part of the vocabulary, and int64 [N, T] the token after each."""
+    assert case.sequence_length is not None
+    num_samples, length = synthetic_pool_samples(case), case.sequence_length
+    language = make_generator(case.seed, "language")
+    alphabet = torch.randperm(describe_data(case).num_classes, generator=language)[:_ALPHABET_SIZE]
+    successors = torch.randint(_ALPHABET_SIZE, (_ALPHABET_SIZE, _NUM_SUCCESSORS), generator=language)
+
+    generator = make_generator(case.seed, "tokens", rank)
+    choices = torch.randint(_NUM_SUCCESSORS, (length, num_samples), generator=generator)
+    states = [torch.randint(_ALPHABET_SIZE, (num_samples,), generator=generator)]
+    for choice in choices:
+        states.append(successors[states[-1], choice])
+    samples = alphabet[torch.stack(states, dim=1)]  # [N, T + 1]
+    tokens, targets = samples[:, :-1].contiguous(), samples[:, 1:].contiguous()
+    return (tokens.pin_memory(), targets.pin_memory()) if pin_memory else (tokens, targets)
