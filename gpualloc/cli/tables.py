@@ -1,0 +1,298 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from gpualloc.records import BenchCase, Measurement
+
+if TYPE_CHECKING:
+    from gpualloc.store import Comparison, Run
+
+PIPED_WIDTH = 120  # columns, where no terminal says otherwise
+NOISY_SPREAD = 0.05  # above it a figure is marked as uncertain
+_GAP = "  "
+_MIN_REASON_WIDTH = 30  # columns: below it a reason starts on a line of its own
+
+
+def output_console() -> Console:
+    """A console on stdout that takes text as it is: no markup, no highlighting."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def json_text(data: Any) -> str:
+    """Strict JSON: NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False)
+
+
+def print_json(data: Any) -> None:
+    """Strict JSON on stdout."""
+    print(json_text(data))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters and broken UTF-8 written as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.splitlines()))
+
+
+def text_table(*headers: str, right: Sequence[str] = (), fixed: Sequence[str] = ()) -> Table:
+    """An unframed table; columns named in `right` are right-aligned, these and `fixed` ones never wrap."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header in headers:
+        is_fixed = header in right or header in fixed
+        table.add_column(header, justify="right" if header in right else "left", no_wrap=is_fixed, overflow="fold")
+    return table
+
+
+def print_measurements(measurements: Sequence[Measurement], console: Console, *, whole_run: Sequence[Measurement] | None = None) -> None:
+    """One block per model, size, precision and batch size; its first row is the single process where there is one.
+
+    Columns that do not fit the console are left out, the least important first.
+
+    Args:
+        measurements: the rows to print.
+        console: where to.
+        whole_run: where `measurements` is a selection, all of the run: speed-up refers to the first row of the whole block.
+    """
+    if not measurements:
+        console.print("no cases recorded")
+        return
+    blocks = _blocks(measurements, whole_run or measurements)
+    figures = {id(row): [column.cell(row, block.base) for column in _COLUMNS] for block in blocks for row in block.rows}
+    widths = [max(len(text) for text in texts) for texts in zip((column.header for column in _COLUMNS), *figures.values(), strict=True)]
+    name_width = max(len(_name(row)) for row in measurements)
+    shown = _fitting(widths, console.width - name_width)
+    captions = {_caption(block.rows) for block in blocks}
+    for block in blocks:
+        console.print(Text(block.title, style="bold"), soft_wrap=True)
+        headers = [block.throughput_name if column is _THROUGHPUT else column.header for column in _COLUMNS]
+        console.print(_line(" " * name_width, headers, widths, shown, style="dim"), soft_wrap=True)
+        for row in block.rows:
+            if row.status == "ok":
+                line = _line(_name(row).ljust(name_width), figures[id(row)], widths, shown, style=_style(row))
+                console.print(line, soft_wrap=True)
+            else:
+                _print_problem(row, name_width, widths[0], console)
+        if len(captions) > 1:
+            console.print(Text(_caption(block.rows), style="dim"))
+        console.print()
+    if len(captions) == 1:
+        console.print(Text(captions.pop(), style="dim"))
+    bases = [block.base for block in blocks if block.base]
+    if bases:
+        reference = "a single process" if all(base.case.strategy == "single" for base in bases) else "the block's first measured row"
+        console.print(Text(f"weak scaling: speed-up is throughput over that of {reference}", style="dim"))
+    if any(_is_noisy(row) for row in measurements):
+        console.print(Text(f"~ the repeats spread over more than {NOISY_SPREAD:.0%}: not certain", style="yellow"))
+    if any(_is_nonfinite(row) for row in measurements):
+        console.print(Text("! inf or NaN in a gradient or loss: the times hold, the training does not", style="red"))
+
+
+def print_runs(runs: Sequence[Run], console: Console) -> None:
+    """Two lines for each run: commands are too long for a column."""
+    console.print(Text(" run  started (UTC)     status       cases", style="dim"))
+    for run in runs:
+        num_cases = sum(run.case_counts.values())
+        started = run.started_at_utc[:16].replace("T", " ")
+        line = f"{run.run_id:4}  {started}  {run.status:11}  {run.case_counts.get('ok', 0)} of {num_cases} ok"
+        device = run.environment.device_name if run.environment else "unreadable environment"
+        console.print(Text(printable(line)), soft_wrap=True)
+        console.print(Padding(Text(printable(f"{device}: {run.command}"), style="dim"), (0, 0, 0, 6)))
+
+
+def print_comparison(comparison: Comparison, a: int, b: int, console: Console) -> None:
+    """Step times of run `a` beside those of run `b`, then the cases that only one of them has."""
+    if comparison.compared:
+        columns = (f"run {a} ms", f"run {b} ms", f"{b}/{a}")
+        table = text_table("case", *columns, f"run {b} is", right=columns, fixed=[f"run {b} is"])
+        style = {"faster": "green", "slower": "red", "not certain": "yellow", "no figures": "dim"}
+        for row in comparison.compared:
+            times = [f"{side.step_time_s * 1e3:.2f}" if side.step_time_s is not None else printable(side.status) for side in (row.a, row.b)]
+            ratio = "-" if row.step_time_ratio is None else f"{row.step_time_ratio:.3f}"
+            table.add_row(printable(case_label(row.case)), *times, ratio, Text(row.verdict, style=style[row.verdict]))
+        console.print(table)
+    else:
+        console.print(f"runs {a} and {b} have no case in common")
+    for run_id, cases in ((a, comparison.only_in_a), (b, comparison.only_in_b)):
+        if cases:
+            console.print(f"\nonly in run {run_id}:")
+            for case in cases:
+                console.print("  " + printable(case_label(case)))
+
+
+def case_label(case: BenchCase) -> str:
+    """The case's short name with its batch size."""
+    return f"{case.label()}, {case.per_device_batch_size} per rank"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Cases that differ in strategy, hook and world size only."""
+
+    title: str
+    throughput_name: str
+    rows: list[Measurement]
+    base: Measurement | None  # the first row with figures
+
+
+@dataclass(frozen=True)
+class _Column:
+    header: str
+    importance: int  # the lowest leaves first where space is short
+    cell: Callable[[Measurement, Measurement | None], str]
+
+
+def _blocks(measurements: Sequence[Measurement], whole_run: Sequence[Measurement]) -> list[_Block]:
+    all_rows, shown_rows = _rows_by_title(whole_run), _rows_by_title(measurements)
+    return [
+        _Block(
+            title=title,
+            throughput_name="tokens/s" if rows[0].case.workload == "llm" else "samples/s",
+            rows=rows,
+            base=next((row for row in all_rows[title] if row.status == "ok"), None),
+        )
+        for title, rows in shown_rows.items()
+    ]
+
+
+def _rows_by_title(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    rows_of: dict[str, list[Measurement]] = {}
+    for row in sorted(measurements, key=lambda row: (row.case.strategy != "single", row.case.world_size)):
+        rows_of.setdefault(_title(row), []).append(row)
+    return {title: rows_of[title] for title in dict.fromkeys(map(_title, measurements))}  # blocks in the order measured
+
+
+def _title(row: Measurement) -> str:
+    case = row.case
+    size = f"{case.image_size_px} px" if case.image_size_px is not None else f"{case.sequence_length} tokens"
+    data = "" if case.data == "synthetic" else f" of {case.data}"
+    return printable(f"{case.model}, {size}{data}, {case.precision}, {case.per_device_batch_size} per rank, {case.device}")
+
+
+def _name(row: Measurement) -> str:
+    return printable(row.case.strategy if row.case.strategy == "single" else f"{row.case.strategy}/{row.case.hook}")
+
+
+def _is_noisy(row: Measurement) -> bool:
+    return (row.spread or 0) > NOISY_SPREAD
+
+
+def _style(row: Measurement) -> str:
+    return "red" if _is_nonfinite(row) else "yellow" if _is_noisy(row) else ""
+
+
+def _is_nonfinite(row: Measurement) -> bool:
+    losses = [loss for loss in (row.loss_start, row.loss_end) if loss is not None]
+    return bool(row.nonfinite_steps) or not all(map(math.isfinite, losses))
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.2f}"
+
+
+def _throughput(row: Measurement) -> float | None:
+    return row.samples_per_s if row.tokens_per_s is None else row.tokens_per_s
+
+
+def _throughput_cell(row: Measurement, base: Measurement | None) -> str:
+    throughput = _throughput(row)
+    if throughput is None:
+        return "-"
+    return f"{throughput:,.0f}" if throughput >= 100 else f"{throughput:.2f}"
+
+
+def _speedup_cell(row: Measurement, base: Measurement | None) -> str:
+    throughput, base_throughput = _throughput(row), _throughput(base) if base else None
+    return f"{throughput / base_throughput:.2f}x" if throughput is not None and base_throughput else "-"
+
+
+def _step_cell(row: Measurement, base: Measurement | None) -> str:
+    return ("!" if _is_nonfinite(row) else "") + ("~" if _is_noisy(row) else "") + _milliseconds(row.step_time_s)
+
+
+def _scaled_cell(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:.2f}"
+
+
+def _loss_cell(row: Measurement, base: Measurement | None) -> str:
+    return "-" if row.loss_start is None or row.loss_end is None else f"{row.loss_start:.3f}->{row.loss_end:.3f}"
+
+
+_THROUGHPUT = _Column("samples/s", 9, _throughput_cell)
+_COLUMNS = (
+    _Column("ranks", 10, lambda row, base: str(row.case.world_size)),
+    _Column("step ms", 8, _step_cell),
+    _Column("spread", 6, lambda row, base: "-" if row.spread is None else f"{row.spread:.1%}"),
+    _Column("compute ms", 3, lambda row, base: _milliseconds(row.compute_time_s)),
+    _Column("exposed ms", 5, lambda row, base: _milliseconds(row.exposed_comm_s)),
+    _THROUGHPUT,
+    _Column("speed-up", 7, _speedup_cell),
+    _Column("peak GiB", 4, lambda row, base: _scaled_cell(row.peak_memory_bytes, 2**30)),
+    _Column("wire MB", 2, lambda row, base: _scaled_cell(row.wire_bytes_per_step, 1e6)),
+    _Column("loss", 1, _loss_cell),
+)
+
+
+def _fitting(widths: Sequence[int], room: int) -> list[int]:
+    """The columns that fit into `room` characters, the most important kept."""
+    shown: list[int] = []
+    for index in sorted(range(len(_COLUMNS)), key=lambda index: -_COLUMNS[index].importance):
+        room -= widths[index] + len(_GAP)
+        if room < 0:
+            break
+        shown.append(index)
+    return sorted(shown)
+
+
+def _line(name: str, cells: Sequence[str], widths: Sequence[int], shown: Sequence[int], *, style: str) -> Text:
+    line = Text(name, style=style)
+    for index in shown:
+        is_answer = _COLUMNS[index].header == "speed-up" and style != "dim"
+        line.append(_GAP + cells[index].rjust(widths[index]), style="bold" if is_answer else "")
+    return line
+
+
+def _print_problem(row: Measurement, name_width: int, ranks_width: int, console: Console) -> None:
+    """Status and reason take the place of the figures; a long reason goes on below its own beginning."""
+    start = f"{_name(row).ljust(name_width)}{_GAP}{str(row.case.world_size).rjust(ranks_width)}{_GAP}"
+    reason = f"{row.status}: {row.reason}" if row.reason else row.status
+    is_narrow = console.width - len(start) < _MIN_REASON_WIDTH
+    indent = 4 if is_narrow else len(start)
+    lines = textwrap.wrap(printable(reason), max(console.width - indent, _MIN_REASON_WIDTH)) or [""]
+    text = start + ("\n" + " " * indent if is_narrow else "") + ("\n" + " " * indent).join(lines)
+    console.print(Text(text, style="dim" if row.status == "skipped" else "red"), soft_wrap=True)
+
+
+def _caption(rows: Sequence[Measurement]) -> str:
+    case = rows[0].case
+    backends = sorted({row.backend for row in rows if row.backend})
+    environment = next((row.environment for row in rows if row.environment), None)
+    device = environment.device_name if environment else case.device
+    shared = max(row.case.ranks_per_gpu for row in rows)
+    parts = [
+        f"{'/'.join(backends)} on {device}" if backends else device,
+        f"{shared} ranks share a GPU" if shared > 1 else "",
+        "CPU, not comparable with a GPU" if case.device == "cpu" else "",
+    ]
+    return printable(": ".join(part for part in parts if part))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(item) for item in data] if isinstance(data, (list, tuple)) else data

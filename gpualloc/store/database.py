@@ -1,0 +1,129 @@
+"""Opens the SQLite file: creation, schema version, migrations, and SQLite's errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpualloc.errors import StoreError
+
+APPLICATION_ID = 0x67707561  # "gpua" in the file's header: tells our file from any other SQLite file
+
+# MIGRATIONS[i] takes a file from schema i to schema i + 1. Entries are never changed, only added.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE runs (
+            run_id INTEGER PRIMARY KEY AUTOINCREMENT,
+            started_at_utc TEXT NOT NULL,
+            finished_at_utc TEXT,
+            status TEXT NOT NULL CHECK (status IN ('running', 'complete', 'interrupted')),
+            command TEXT NOT NULL,
+            options TEXT NOT NULL,
+            options_key TEXT NOT NULL,
+            environment TEXT NOT NULL,
+            environment_key TEXT NOT NULL
+        )""",
+        """CREATE TABLE measurements (
+            measurement_id INTEGER PRIMARY KEY,
+            run_id INTEGER NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE,
+            case_key TEXT NOT NULL,
+            status TEXT NOT NULL,
+            measurement TEXT NOT NULL,
+            recorded_at_utc TEXT NOT NULL,
+            UNIQUE (run_id, case_key)
+        )""",
+    ),
+)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+_REMEDIES = (  # a part of SQLite's message, what to do
+    ("locked", "another gpualloc is writing to it; try again when that has finished, or use another file with --store"),
+    ("readonly", "make the file and its directory writable, or use another file with --store"),
+    ("unable to open", "check that its directory exists and is writable, or use another file with --store"),
+    ("full", "free some disk space; what was recorded before is intact"),
+    ("disk i/o", "check the disk and its free space; what was recorded before is intact"),
+    ("foreign key", "the run was deleted meanwhile; list the runs with: gpualloc results list"),
+)
+_DAMAGED = "move it aside, or rescue its rows with the sqlite3 program's .recover"
+
+
+def connect(path: Path, *, create: bool, lock_timeout_s: float) -> sqlite3.Connection:
+    """An autocommitting connection to a store of the current schema.
+
+    Raises:
+        StoreError: the file is absent (and not to be created), not a store, damaged, of a newer schema, locked or not writable.
+    """
+    if create:
+        _create_file(path)
+    elif not path.exists():
+        raise StoreError(f"no results yet at {path}: run gpualloc bench")
+    with translated_errors(path):
+        connection = sqlite3.connect(_uri(path), uri=True, timeout=lock_timeout_s, isolation_level=None)
+        try:
+            connection.text_factory = lambda text: text.decode("utf-8", "backslashreplace")  # one bad byte must not hide the other rows
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
+            version = _schema_version(connection, path)
+            if create:
+                with contextlib.suppress(sqlite3.OperationalError):  # another process switches it now, or the file system cannot
+                    connection.execute("PRAGMA journal_mode = WAL")
+            if version < SCHEMA_VERSION:
+                _migrate(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into a StoreError that names the file and the remedy."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        remedy = next((remedy for part, remedy in _REMEDIES if part in str(error).lower()), _DAMAGED)
+        raise StoreError(f"the results store {path} cannot be used: {error}; {remedy}") from error
+
+
+def _create_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(f"the results store {path} cannot be written: {error.strerror}; use another file with --store") from error
+
+
+def _uri(path: Path) -> str:
+    absolute = path.absolute()
+    # In a read-only directory SQLite cannot create the -shm file that reading in WAL mode needs. Nobody can write there either.
+    frozen = not os.access(absolute.parent, os.W_OK) and not Path(f"{absolute}-wal").exists()
+    return f"{absolute.as_uri()}?mode=rw{'&immutable=1' if frozen else ''}"
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for statements in MIGRATIONS[_schema_version(connection, path) :]:  # asked again: another process may have come first
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The file's schema: 0 when it holds nothing yet."""
+    version: int
+    # One statement, so that another process that is making the tables is seen either before or after.
+    version, application_id, num_tables = connection.execute(
+        "SELECT user_version, application_id, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
+    if application_id != APPLICATION_ID and (num_tables > 0 or version > 0):
+        raise StoreError(f"{path} is an SQLite file of another program; use another file with --store")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the results store {path} has schema {version}, this gpualloc reads up to {SCHEMA_VERSION}; upgrade gpualloc to read it"
+        )
+    return version
