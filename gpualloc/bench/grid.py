@@ -1,0 +1,202 @@
+"""From what was asked for to the list of cases, in the order they run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpualloc.bench import precision as precisions
+from gpualloc.bench.options import BenchOptions
+from gpualloc.errors import UsageError
+from gpualloc.records import BenchCase
+from gpualloc.strategies import hook_unsupported_reason
+from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, MODELS, check_data
+
+CPU_WORLD_SIZE = 2  # ranks of ddp on a machine without GPUs
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A case, and why it cannot run here (None: it can)."""
+
+    case: BenchCase
+    skip_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Defaults:
+    """What is measured where the user does not say."""
+
+    image_sizes_px: tuple[int, ...]
+    sequence_lengths: tuple[int, ...]
+    num_warmup_steps: int
+    num_steps: int  # per repeat
+    num_repeats: int
+    per_device_batch_sizes: Mapping[str, int] | None = None  # workload -> samples; None: the model's own default
+
+
+# Chosen so that the default grid takes 2 to 3 minutes. DDP rebuilds its buckets in step 2, so that at least 2 steps are warm-up.
+_DEFAULTS = {
+    "cuda": _Defaults(
+        image_sizes_px=(100, 300), sequence_lengths=(DEFAULT_SEQUENCE_LENGTH,), num_warmup_steps=10, num_steps=20, num_repeats=5
+    ),
+    "cpu": _Defaults(image_sizes_px=(100, 200), sequence_lengths=(128,), num_warmup_steps=2, num_steps=2, num_repeats=3),
+}
+# Without AVX512-FP16 fp16 is emulated: a step of gpt_small takes 0.8 s per 64 tokens (1 core of AMD EPYC, torch 2.13, 2026-11).
+_CPU_FP16_DEFAULTS = _Defaults(
+    image_sizes_px=(100, 200),
+    sequence_lengths=(64,),
+    num_warmup_steps=2,
+    num_steps=1,
+    num_repeats=2,
+    per_device_batch_sizes={"image": 2, "llm": 1},
+)
+_DEFAULT_HOOKS = {
+    "fp64": ("none",),
+    "fp32": ("none", "torch_fp16", "gpualloc_fp16"),
+    "fp16": ("none", "torch_fp16", "gpualloc_fp16"),
+    "bf16": ("none", "torch_bf16", "gpualloc_bf16"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranks:
+    """How a case is spread: the part of it that does not depend on what is trained."""
+
+    strategy: str
+    hook: str
+    world_size: int
+
+
+def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
+    """The cases of a grid: for each model, size, batch size and precision first the single process, then ddp with each hook.
+
+    Args:
+        options: with all values checked.
+        num_gpus: visible GPUs; 0 for a CPU machine.
+
+    Raises:
+        UsageError: options that contradict each other, the machine or the data.
+    """
+    models = options.chosen_models()
+    _check_sizes_are_used(options, models)
+    world_sizes = _ddp_world_sizes(options, num_gpus)
+    cells = []
+    for model, precision in itertools.product(models, options.precisions):
+        for size, batch_size in itertools.product(_sizes(options, model), _batch_sizes(options, model)):
+            for ranks in _ranks(options, precision, world_sizes):
+                case = _make_case(options, model=model, size=size, batch_size=batch_size, precision=precision, ranks=ranks)
+                cells.append(GridCell(case, _skip_reason(case)))
+    _check_data_of([cell.case for cell in cells])
+    return cells
+
+
+def _make_case(options: BenchOptions, *, model: str, size: int, batch_size: int, precision: str, ranks: _Ranks) -> BenchCase:
+    defaults, workload = _defaults(options), MODELS[model].workload
+    return BenchCase(
+        workload=workload,
+        model=model,
+        image_size_px=size if workload == "image" else None,
+        sequence_length=size if workload == "llm" else None,
+        per_device_batch_size=batch_size,
+        precision=precision,
+        strategy=ranks.strategy,
+        hook=ranks.hook,
+        device=options.device,
+        world_size=ranks.world_size,
+        ranks_per_gpu=options.ranks_per_gpu,
+        data=options.data,
+        num_warmup_steps=_or(options.num_warmup_steps, defaults.num_warmup_steps),
+        num_steps=_or(options.num_steps, defaults.num_steps),
+        num_repeats=_or(options.num_repeats, defaults.num_repeats),
+        seed=options.seed,
+    )
+
+
+def _defaults(options: BenchOptions) -> _Defaults:
+    """The same for all cases of a grid, so that they can be compared."""
+    is_slow = options.device == "cpu" and "fp16" in options.precisions
+    return _CPU_FP16_DEFAULTS if is_slow else _DEFAULTS[options.device]
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _sizes(options: BenchOptions, model: str) -> tuple[int, ...]:
+    defaults = _defaults(options)
+    if MODELS[model].workload == "image":
+        return options.image_sizes_px or defaults.image_sizes_px
+    return options.sequence_lengths or defaults.sequence_lengths
+
+
+def _batch_sizes(options: BenchOptions, model: str) -> tuple[int, ...]:
+    if options.per_device_batch_sizes is not None:
+        return options.per_device_batch_sizes
+    spec, defaults = MODELS[model], _defaults(options).per_device_batch_sizes
+    return (spec.default_per_device_batch_size[options.device] if defaults is None else defaults[spec.workload],)
+
+
+def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) -> list[_Ranks]:
+    ranks = []
+    for strategy in options.strategies:
+        if strategy == "single":
+            ranks.append(_Ranks(strategy=strategy, hook="none", world_size=1))
+        else:
+            hooks = options.hooks or _DEFAULT_HOOKS[precision]
+            pairs = itertools.product(world_sizes, hooks)
+            ranks += [_Ranks(strategy=strategy, hook=hook, world_size=world_size) for world_size, hook in pairs]
+    return ranks
+
+
+def _ddp_world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
+    if "ddp" not in options.strategies:
+        for option, value in (("--gpus", options.num_gpus), ("--hook", options.hooks)):
+            if value is not None:
+                raise UsageError(f"{option} is for ddp and --strategy is {', '.join(options.strategies)}; add ddp or leave {option} out")
+    if options.device == "cpu":
+        if options.num_gpus is not None or options.ranks_per_gpu > 1:
+            raise UsageError(
+                f"--gpus and --ranks-per-gpu need a GPU and this benchmark runs on the CPU, always with {CPU_WORLD_SIZE} ranks of ddp; "
+                "leave them out"
+            )
+        return (CPU_WORLD_SIZE,)
+    counts = options.num_gpus if options.num_gpus is not None else (num_gpus,)
+    for count in counts:
+        if not 1 <= count <= num_gpus:
+            raise UsageError(f"--gpus {count} is not possible, this machine has {num_gpus} visible; choose 1 to {num_gpus}")
+    return tuple(count * options.ranks_per_gpu for count in counts)
+
+
+def _skip_reason(case: BenchCase) -> str | None:
+    return precisions.unsupported_reason(case.precision, case.device) or hook_unsupported_reason(
+        case.hook, precision=case.precision, device=case.device
+    )
+
+
+def _check_sizes_are_used(options: BenchOptions, models: list[str]) -> None:
+    workloads = {MODELS[model].workload for model in models}
+    for option, value, workload in (
+        ("--image-size", options.image_sizes_px, "image"),
+        ("--sequence-length", options.sequence_lengths, "llm"),
+    ):
+        if value is not None and workload not in workloads:
+            raise UsageError(f"{option} is for workload {workload} and only {', '.join(workloads)} is run; add it or leave {option} out")
+
+
+def _check_data_of(cases: list[BenchCase]) -> None:
+    checked = set()
+    for case in cases:
+        figures = (case.workload, case.per_device_batch_size, case.world_size, case.image_size_px, case.sequence_length)
+        if figures in checked:  # reading a folder of images takes a while
+            continue
+        checked.add(figures)
+        check_data(
+            case.data,
+            case.workload,
+            per_device_batch_size=case.per_device_batch_size,
+            world_size=case.world_size,
+            image_size_px=case.image_size_px,
+            sequence_length=case.sequence_length,
+        )

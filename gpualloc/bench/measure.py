@@ -1,0 +1,212 @@
+"""Measures one rank's share of a case: blocks of synchronised steps, and blocks of the same steps without synchronisation.
+
+The two kinds alternate, so that a machine that drifts hits both alike. Where the figures come from:
+
+    step_time      block of steps as they train, each from "next batch" to "optimiser has stepped"
+    compute_time   block under no_sync; the training state is put back afterwards, so the losses are those of a run without it
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gpualloc import strategies
+from gpualloc.bench import nvml
+from gpualloc.bench import precision as precisions
+from gpualloc.bench.rank_files import RankReport
+from gpualloc.comm import HookStats
+from gpualloc.records import BenchCase
+from gpualloc.strategies.wrapped import Wrapped
+from gpualloc.workloads import build_model, compute_loss, make_optimizer, open_batches
+
+_MAX_SPREAD = 0.05  # (highest - lowest) / median of the repeats; above it more repeats are run
+_MAX_REPEATS_FACTOR = 2
+_EXTRA_REPEATS_UNTIL_S = 10.0  # after the first timed step: a slow case is not made twice as long
+_MIN_COMPUTE_STEPS = 3
+
+
+class Trainer:
+    """A model in training on one rank, one step at a time."""
+
+    def __init__(self, case: BenchCase, *, rank: int, device: torch.device) -> None:
+        torch.manual_seed(case.seed + rank)  # dropout: other masks on every rank
+        model = precisions.convert_model(build_model(case), case.precision).to(device)
+        self.case = case
+        self.device = device
+        self.wrapped = strategies.wrap(case, model, device)
+        self.optimizer = make_optimizer(case, model.parameters())
+        self.scaler = precisions.make_scaler(case.precision, device.type)
+
+    def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """One training step, queued on the current stream. Returns its loss, a scalar on the device."""
+        precision = self.case.precision
+        inputs, targets = (precisions.convert_input(part.to(self.device, non_blocking=True), precision) for part in next(batches))
+        self.optimizer.zero_grad(set_to_none=True)
+        with precisions.autocast(precision, self.device.type):
+            loss = compute_loss(self.wrapped.model, (inputs, targets))
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    @contextmanager
+    def state_put_back(self) -> Iterator[None]:
+        """Whatever is trained inside is undone: parameters, buffers, optimiser, loss scale and generators. The copy is on the host."""
+        parts: tuple[Any, ...] = (self.wrapped.model, self.optimizer, self.scaler)
+        checkpoint = io.BytesIO()
+        torch.save([part.state_dict() for part in parts], checkpoint)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            yield
+        checkpoint.seek(0)
+        for part, state in zip(parts, torch.load(checkpoint, map_location="cpu"), strict=True):
+            part.load_state_dict(state)
+
+
+def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankReport:
+    """Trains and times the case on this rank. The default process group exists unless the strategy is "single"."""
+    pin_memory = device.type == "cuda"
+    trainer = Trainer(case, rank=rank, device=device)
+    batches = open_batches(case, rank=rank, pin_memory=pin_memory)
+    for _ in range(case.num_warmup_steps):
+        trainer.step(batches)
+
+    hook_before = trainer.wrapped.handle.stats() if trainer.wrapped.handle else None
+    step_times_s: list[list[float]] = []
+    compute_times_s: list[list[float]] = []
+    losses: list[float] = []
+    peak_memory_bytes = 0
+    clocks = nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
+    compute_batches: Iterator[tuple[Tensor, Tensor]] | None = None
+    started_s = time.monotonic()
+    while _wants_repeat(case, step_times_s, time.monotonic() - started_s, device):
+        _wait_for_all(device)
+        times_s, first_loss, last_loss = _time_steps(lambda: trainer.step(batches), case.num_steps, device)
+        clocks = _read_clocks(device)
+        step_times_s.append(times_s)
+        losses += [first_loss.item(), last_loss.item()]
+        peak_memory_bytes = peak_memory_bytes or _peak_memory_bytes(device)  # before any copy of the state
+        if case.strategy == "single":
+            compute_times_s.append([])  # all of it is computing
+            continue
+        # A second stream of batches, so that the synchronised steps see the data they would see alone.
+        compute_batches = compute_batches or open_batches(case, rank=rank, pin_memory=pin_memory)
+        compute_times_s.append(_time_compute(trainer, compute_batches))
+
+    wire_bytes_per_step, nonfinite_steps = _count_since(hook_before, trainer.wrapped)
+    return RankReport(
+        step_times_s=step_times_s,
+        compute_times_s=compute_times_s,
+        loss_start=losses[0],
+        loss_end=losses[2 * case.num_repeats - 1],  # the same step in all cases, however many repeats were added
+        peak_memory_bytes=peak_memory_bytes,
+        wire_bytes_per_step=wire_bytes_per_step,
+        nonfinite_steps=nonfinite_steps,
+        parameter_checksum=_checksum(trainer.wrapped.model),
+        sm_clock_mhz=clocks.sm_clock_mhz,
+        mem_clock_mhz=clocks.mem_clock_mhz,
+    )
+
+
+def _time_compute(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]]) -> list[float]:
+    num_steps = trainer.case.num_steps
+    with trainer.state_put_back():
+        _wait_for_all(trainer.device)  # all ranks compute at the same time, as they do in the synchronised steps
+        with trainer.wrapped.no_sync():
+            num_compute_steps = min(num_steps, max(_MIN_COMPUTE_STEPS, num_steps // 2))
+            times_s, _, _ = _time_steps(lambda: trainer.step(batches), num_compute_steps, trainer.device)
+    return times_s
+
+
+def _time_steps(step: Callable[[], Tensor], num_steps: int, device: torch.device) -> tuple[list[float], Tensor, Tensor]:
+    """(seconds of each step, first loss, last loss). On CUDA the host queues all steps and waits once, at the end."""
+    marks, losses = [_mark(device)], []
+    for index in range(num_steps):
+        loss = step()
+        marks.append(_mark(device))
+        if index in (0, num_steps - 1):
+            losses.append(loss)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return [_seconds(start, end) for start, end in pairwise(marks)], losses[0], losses[-1]
+
+
+def _mark(device: torch.device) -> Any:
+    """A point in time: of the host, or on CUDA an event where the current stream now is."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _seconds(start: Any, end: Any) -> float:
+    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3)
+
+
+def _wants_repeat(case: BenchCase, step_times_s: list[list[float]], elapsed_s: float, device: torch.device) -> bool:
+    """Whether to run another repeat: the same answer on every rank, from the slowest rank's figures."""
+    done = len(step_times_s)
+    if done < case.num_repeats:
+        return True
+    if case.num_repeats == 1 or done >= _MAX_REPEATS_FACTOR * case.num_repeats:
+        return False
+    figures = torch.tensor([elapsed_s, *map(statistics.median, step_times_s)], dtype=torch.float64, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(figures, op=dist.ReduceOp.MAX)
+    elapsed_s, *medians_s = figures.tolist()
+    spread = (max(medians_s) - min(medians_s)) / statistics.median(medians_s)
+    return spread > _MAX_SPREAD and elapsed_s < _EXTRA_REPEATS_UNTIL_S
+
+
+def _wait_for_all(device: torch.device) -> None:
+    if dist.is_initialized():
+        dist.barrier()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Most memory in use so far: allocated on the GPU, or resident on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Not getrusage: its ru_maxrss survives exec, so it would count the parent.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 2**10
+
+
+def _read_clocks(device: torch.device) -> nvml.Clocks:
+    """The GPU's clocks, right after a timed block while they are still those of the load."""
+    if device.type != "cuda":
+        return nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
+    return nvml.read_clocks(str(torch.cuda.get_device_properties(device).uuid))
+
+
+def _count_since(before: HookStats | None, wrapped: Wrapped) -> tuple[int, int | None]:
+    """(gradient bytes a step puts on the wire, steps with non-finite gradients): counted by the hook, or known from the parameters."""
+    if wrapped.handle is None or before is None:
+        return wrapped.wire_bytes_per_step, None
+    now = wrapped.handle.stats()
+    wire_bytes_per_step = (now.wire_bytes - before.wire_bytes) // (now.steps - before.steps)
+    if now.nonfinite_steps is None or before.nonfinite_steps is None:
+        return wire_bytes_per_step, None
+    return wire_bytes_per_step, now.nonfinite_steps - before.nonfinite_steps
+
+
+def _checksum(model: nn.Module) -> str:
+    """The bits of each parameter summed as integers: exact, whatever the order of the sum."""
+    sums = []
+    for parameter in model.parameters():
+        bits = torch.int64 if parameter.element_size() == 8 else torch.int32
+        sums.append(int(parameter.detach().view(bits).sum(dtype=torch.int64)))
+    return " ".join(map(str, sums))

@@ -1,0 +1,140 @@
+"""What NVML, the driver's management library, says of the visible GPUs, without creating a CUDA context.
+
+Everything is None or empty where there is no NVML, no driver or no answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """The installed NVIDIA driver."""
+
+    version: str
+    cuda_version: tuple[int, int]  # newest CUDA it runs
+    num_gpus: int  # in the machine, visible to this process or not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """Clocks at one moment."""
+
+    sm_clock_mhz: int | None
+    mem_clock_mhz: int | None
+
+
+def read_driver() -> Driver | None:
+    """The driver, or None where there is none."""
+
+    def read(nvml: Any) -> Driver:
+        cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())  # 13000 for 13.0
+        return Driver(
+            version=_text(nvml.nvmlSystemGetDriverVersion()),
+            cuda_version=(cuda // 1000, cuda % 1000 // 10),
+            num_gpus=int(nvml.nvmlDeviceGetCount()),
+        )
+
+    driver: Driver | None = _ask(read)
+    return driver
+
+
+def read_gpu_names() -> list[str]:
+    """Names of the visible GPUs in CUDA's order; a MIG slice is named with its profile."""
+    names = _ask(lambda nvml: [_text(nvml.nvmlDeviceGetName(handle)) for handle in _visible_handles(nvml)])
+    return names or []
+
+
+def read_compute_capabilities() -> list[tuple[int, int]]:
+    """(major, minor) of each visible GPU."""
+
+    def read(nvml: Any) -> list[tuple[int, int]]:
+        pairs = [nvml.nvmlDeviceGetCudaComputeCapability(_whole_gpu(nvml, handle)) for handle in _visible_handles(nvml)]
+        return [(int(major), int(minor)) for major, minor in pairs]
+
+    return _ask(read) or []
+
+
+def read_clocks(uuid: str) -> Clocks:
+    """Current clocks of the GPU or MIG slice with this UUID, as torch writes it: without "GPU-" or "MIG-" before it."""
+
+    def read(nvml: Any) -> Clocks | None:
+        handle = _find_handle(nvml, f"GPU-{uuid}", _all_gpus(nvml)) or _find_handle(nvml, f"MIG-{uuid}", [])
+        if handle is None:
+            return None
+        gpu = _whole_gpu(nvml, handle)
+        return Clocks(
+            sm_clock_mhz=int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+            mem_clock_mhz=int(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM)),
+        )
+
+    return _ask(read) or Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
+
+
+def _ask(read: Callable[[Any], Any]) -> Any:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return read(pynvml)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _all_gpus(nvml: Any) -> list[Any]:
+    return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+
+
+def _visible_handles(nvml: Any) -> list[Any]:
+    """NVML handles in the order of CUDA_VISIBLE_DEVICES, which names GPUs by index, by (a prefix of) UUID, or MIG slices by UUID.
+
+    As CUDA does, entries from the first one that names nothing are dropped. Indices are taken in PCI order, as
+    CUDA_DEVICE_ORDER=PCI_BUS_ID means them; only a machine with unlike GPUs can differ.
+    """
+    gpus = _all_gpus(nvml)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return gpus
+    handles = []
+    for entry in (part.strip() for part in visible.split(",")):
+        handle = _find_handle(nvml, entry, gpus)
+        if handle is None:
+            break
+        handles.append(handle)
+    return handles
+
+
+def _find_handle(nvml: Any, entry: str, gpus: list[Any]) -> Any | None:
+    if entry.isdecimal():
+        return gpus[int(entry)] if int(entry) < len(gpus) else None
+    if entry.startswith("MIG-"):
+        try:
+            return nvml.nvmlDeviceGetHandleByUUID(entry)
+        except nvml.NVMLError:
+            return None
+    if not entry.startswith("GPU-"):
+        return None
+    matches = [gpu for gpu in gpus if _text(nvml.nvmlDeviceGetUUID(gpu)).startswith(entry)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _whole_gpu(nvml: Any, handle: Any) -> Any:
+    """The GPU that a MIG slice is cut from; any other handle unchanged."""
+    if nvml.nvmlDeviceIsMigDeviceHandle(handle):
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    return handle
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

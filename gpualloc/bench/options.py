@@ -1,0 +1,116 @@
+"""What the user asked to be measured, checked value by value before any process starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from gpualloc.bench.environment import DEVICES
+from gpualloc.bench.precision import PRECISIONS
+from gpualloc.errors import UsageError
+from gpualloc.strategies import HOOKS, STRATEGIES
+from gpualloc.workloads import MODELS
+
+WORKLOADS = ("image", "llm")
+_DEFAULT_MODELS = ("mobilenet_v2", "gpt_small")
+_MAX_BATCH_SIZE = 2**20
+_MAX_STEPS = 10**6
+_MAX_REPEATS = 1000
+_MAX_RANKS_PER_GPU = 16
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """A grid as asked for. None stands for "the default", which `gpualloc.bench.grid` fills in by device and precision.
+
+    Values are checked one by one on construction; what depends on the machine or on other options is checked by the grid.
+
+    Raises:
+        UsageError: naming the value and what is allowed.
+    """
+
+    device: str  # "cuda" or "cpu"
+    workloads: tuple[str, ...] | None = None
+    models: tuple[str, ...] | None = None
+    image_sizes_px: tuple[int, ...] | None = None
+    sequence_lengths: tuple[int, ...] | None = None
+    per_device_batch_sizes: tuple[int, ...] | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    strategies: tuple[str, ...] = STRATEGIES
+    hooks: tuple[str, ...] | None = None  # of ddp
+    num_gpus: tuple[int, ...] | None = None  # of ddp
+    ranks_per_gpu: int = 1
+    num_warmup_steps: int | None = None
+    num_steps: int | None = None  # per repeat
+    num_repeats: int | None = None
+    data: str = "synthetic"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_names("--device", (self.device,), DEVICES)
+        _check_names("--workload", self.workloads, WORKLOADS)
+        _check_names("--model", self.models, MODELS)
+        _check_names("--precision", self.precisions, PRECISIONS)
+        _check_names("--strategy", self.strategies, STRATEGIES)
+        _check_names("--hook", self.hooks, HOOKS)
+        _check_numbers("--batch-size", self.per_device_batch_sizes, 1, _MAX_BATCH_SIZE)
+        _check_numbers("--ranks-per-gpu", (self.ranks_per_gpu,), 1, _MAX_RANKS_PER_GPU)
+        _check_numbers("--warmup-steps", _given(self.num_warmup_steps), 0, _MAX_STEPS)
+        _check_numbers("--steps", _given(self.num_steps), 1, _MAX_STEPS)
+        _check_numbers("--repeats", _given(self.num_repeats), 1, _MAX_REPEATS)
+        _check_numbers("--seed", (self.seed,), 0, _MAX_SEED)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == ():
+                raise UsageError(f"{field.name} is empty; name at least one, or leave it out for the default")
+            if isinstance(value, tuple):  # duplicates go, the order stays
+                object.__setattr__(self, field.name, tuple(dict.fromkeys(value)))
+        if self.data not in ("synthetic", "digits"):  # absolute, since a later --resume may start elsewhere
+            object.__setattr__(self, "data", os.path.abspath(self.data))
+
+    def chosen_models(self) -> list[str]:
+        """Names of the models to run, workload by workload.
+
+        `--model` and `--data` imply their workload where `--workload` is not given.
+
+        Raises:
+            UsageError: a model of a workload that was not chosen.
+        """
+        if self.workloads is not None:
+            workloads = self.workloads
+        elif self.models is not None:
+            workloads = tuple(dict.fromkeys(MODELS[name].workload for name in self.models))
+        else:
+            workloads = _workloads_of_data(self.data)
+        for name in self.models or ():
+            if MODELS[name].workload not in workloads:
+                raise UsageError(
+                    f"--model {name} is of workload {MODELS[name].workload} and the workload is {', '.join(workloads)}; "
+                    f"choose one of {', '.join(model for model in MODELS if MODELS[model].workload in workloads)}"
+                )
+        models = self.models or _DEFAULT_MODELS
+        return [name for workload in workloads for name in models if MODELS[name].workload == workload]
+
+
+def _workloads_of_data(data: str) -> tuple[str, ...]:
+    if data == "synthetic":
+        return WORKLOADS
+    return ("llm",) if os.path.isfile(data) else ("image",)  # a folder of texts needs --workload llm
+
+
+def _given(value: int | None) -> tuple[int, ...] | None:
+    return None if value is None else (value,)
+
+
+def _check_names(option: str, values: tuple[str, ...] | None, allowed: Iterable[str]) -> None:
+    unknown = [value for value in values or () if value not in allowed]
+    if unknown:
+        raise UsageError(f"{option} {unknown[0]!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _check_numbers(option: str, values: tuple[int, ...] | None, low: int, high: int) -> None:
+    wrong = [value for value in values or () if not low <= value <= high]
+    if wrong:
+        raise UsageError(f"{option} {wrong[0]} is out of range; choose {low} to {high:,}")

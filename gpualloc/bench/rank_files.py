@@ -1,0 +1,104 @@
+"""What a rank and the command that started it say to each other: small JSON files in the case's folder, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpualloc.records import BenchCase
+
+MESSAGE_MAX_CHARS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseOrder:
+    """What the ranks are told."""
+
+    case: BenchCase
+    timeout_s: float  # for one collective
+    parent_pid: int  # the ranks end with this process
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankReport:
+    """What a rank measured. All ranks time the same number of repeats and steps."""
+
+    step_times_s: list[list[float]]  # [repeats][steps]
+    compute_times_s: list[list[float]]  # [repeats][steps] under no_sync; empty lists for a single process
+    loss_start: float  # this rank's, first timed step
+    loss_end: float  # last timed step of the last repeat asked for
+    peak_memory_bytes: int
+    wire_bytes_per_step: int
+    nonfinite_steps: int | None
+    parameter_checksum: str  # equal on all ranks whose parameters are bit for bit the same
+    sm_clock_mhz: int | None = None
+    mem_clock_mhz: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankFailure:
+    """Why a rank ended early."""
+
+    kind: str  # "oom" or "failed"
+    message: str  # one line
+    time_s: float  # time.monotonic(), one clock for all processes of a machine
+
+
+def write_order(folder: Path, order: CaseOrder) -> None:
+    _write(folder / "order.json", asdict(order))
+
+
+def read_order(folder: Path) -> CaseOrder:
+    fields = json.loads((folder / "order.json").read_text())
+    return CaseOrder(**{**fields, "case": BenchCase(**fields["case"])})
+
+
+def write_report(folder: Path, rank: int, report: RankReport) -> None:
+    _write(_report_file(folder, rank), asdict(report))
+
+
+def has_report(folder: Path, rank: int) -> bool:
+    return _report_file(folder, rank).exists()
+
+
+def read_report(folder: Path, rank: int) -> RankReport:
+    return RankReport(**json.loads(_report_file(folder, rank).read_text()))
+
+
+def write_failure(folder: Path, rank: int, failure: RankFailure) -> None:
+    _write(_failure_file(folder, rank), asdict(failure))
+
+
+def read_failure(folder: Path, rank: int) -> RankFailure | None:
+    try:
+        return RankFailure(**json.loads(_failure_file(folder, rank).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def output_file(folder: Path, rank: int) -> Path:
+    """Where a rank's stdout and stderr go."""
+    return folder / f"rank{rank}.log"
+
+
+def one_line(text: str) -> str:
+    """The first line that says something, shortened."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    return line if len(line) <= MESSAGE_MAX_CHARS else line[: MESSAGE_MAX_CHARS - 3] + "..."
+
+
+def _report_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank{rank}.report.json"
+
+
+def _failure_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank{rank}.failure.json"
+
+
+def _write(path: Path, fields: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(fields))
+    os.replace(unfinished, path)

@@ -1,0 +1,123 @@
+"""Runs cases, one group of fresh processes after the other; a case that dies leaves the others as they are."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpualloc.bench import mps, rank_files
+from gpualloc.bench.grid import GridCell
+from gpualloc.bench.ranks import started_ranks, wait_for_reports
+from gpualloc.bench.summary import summarise
+from gpualloc.errors import CaseFailedError, GpuallocError
+from gpualloc.records import BenchCase, Environment, Measurement
+
+if TYPE_CHECKING:
+    from gpualloc.store import ResultsStore
+
+DEFAULT_TIMEOUT_S = 600.0
+
+# Called before a case runs, with None, and after it, with what came out. The number counts from 0.
+Progress = Callable[[int, BenchCase, "Measurement | None"], None]
+
+
+def run_grid(
+    cells: Sequence[GridCell],
+    *,
+    store: ResultsStore,
+    run_id: int,
+    environment: Environment,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    finished: Mapping[str, Measurement] | None = None,
+    progress: Progress = lambda number, case, measurement: None,
+    show_log: Callable[[str], None] | None = None,
+) -> list[Measurement]:
+    """Runs the cells in order and keeps each measurement in the store before the next one starts.
+
+    Args:
+        finished: case key -> measurement that need not be made again.
+        show_log: given what the first failing rank of a case printed.
+
+    Raises:
+        StoreError: a measurement cannot be kept.
+    """
+    measurements = []
+    for number, cell in enumerate(cells):
+        measurement = (finished or {}).get(cell.case.key())
+        if measurement is None:
+            progress(number, cell.case, None)
+            if cell.skip_reason is not None:
+                measurement = Measurement(case=cell.case, status="skipped", reason=cell.skip_reason, environment=environment)
+            else:
+                measurement = run_case(cell.case, timeout_s=timeout_s, environment=environment, show_log=show_log)
+            store.add(run_id, measurement)
+        progress(number, cell.case, measurement)
+        measurements.append(measurement)
+    return measurements
+
+
+def run_case(
+    case: BenchCase,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    environment: Environment | None = None,
+    show_log: Callable[[str], None] | None = None,
+) -> Measurement:
+    """Measures one case; a failure of the case comes back as a measurement of status "oom" or "failed" with the first cause.
+
+    Raises:
+        GpuallocError: the temporary folder cannot be written.
+    """
+    with ExitStack() as cleanup:
+        folder = _make_folder(cleanup)
+        _write_order(folder, rank_files.CaseOrder(case=case, timeout_s=timeout_s, parent_pid=os.getpid()))
+        mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
+        backend = _describe_backend(case, has_slices=mps_places is not None)
+        try:
+            with started_ranks(folder, [_rank_environment(case, rank, mps_places) for rank in range(case.world_size)]) as processes:
+                reports = wait_for_reports(folder, processes, timeout_s=timeout_s)
+            return summarise(case, reports, backend=backend, environment=environment)
+        except CaseFailedError as error:
+            if show_log is not None and error.rank is not None:
+                show_log(rank_files.output_file(folder, error.rank).read_text(errors="replace"))
+            status = "oom" if error.kind == "oom" else "failed"
+            return Measurement(case=case, status=status, reason=str(error), backend=backend, environment=environment)
+
+
+def _make_folder(cleanup: ExitStack) -> Path:
+    try:
+        return Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gpualloc-bench-", ignore_cleanup_errors=True)))
+    except OSError as error:
+        raise GpuallocError(f"cannot make a temporary folder: {error}; set TMPDIR to a folder that can be written") from error
+
+
+def _write_order(folder: Path, order: rank_files.CaseOrder) -> None:
+    try:
+        rank_files.write_order(folder, order)
+    except OSError as error:
+        raise GpuallocError(f"cannot write to the temporary folder {folder}: {error}; free space there or set TMPDIR") from error
+
+
+def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
+    """The backend, and how ranks share a GPU where they do."""
+    if case.strategy == "single":
+        return f"one of {case.ranks_per_gpu} MPS slices" if has_slices else None
+    if case.device == "cpu":
+        return "gloo"
+    if case.ranks_per_gpu == 1:
+        return "nccl"
+    return f"nccl, {case.ranks_per_gpu} ranks a GPU ({'MPS slices' if has_slices else 'time-sliced'})"
+
+
+def _rank_environment(case: BenchCase, rank: int, mps_places: Mapping[str, str] | None) -> dict[str, str]:
+    environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ}  # all ranks are here, whatever the host's name resolves to
+    if case.ranks_per_gpu > 1:
+        # NCCL refuses two ranks of one host on a GPU; of several hosts it takes them, and they talk TCP.
+        environment.update(NCCL_HOSTID=f"gpualloc-rank{rank}", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1")
+    if mps_places is not None:
+        environment = mps.client_environment(environment, mps_places, ranks_per_gpu=case.ranks_per_gpu)
+    return environment

@@ -1,0 +1,73 @@
+"""From the ranks' reports to the measurement of a case."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from gpualloc.bench.rank_files import RankReport
+from gpualloc.errors import CaseFailedError
+from gpualloc.records import BenchCase, Environment, Measurement
+
+
+def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | None, environment: Environment | None) -> Measurement:
+    """The measurement of a case all of whose ranks reported, in the order of the ranks.
+
+    Raises:
+        CaseFailedError: the replicas differ after training.
+    """
+    _check_replicas([report.parameter_checksum for report in reports])
+    repeat_times_s = tuple(_slowest_rank_median_s(repeats) for repeats in zip(*(report.step_times_s for report in reports), strict=True))
+    step_time_s = statistics.median(repeat_times_s)
+    compute_time_s = step_time_s if case.strategy == "single" else _compute_time_s(reports)
+    samples_per_s = case.world_size * case.per_device_batch_size / step_time_s
+    nonfinite_steps = [report.nonfinite_steps for report in reports if report.nonfinite_steps is not None]
+    return Measurement(
+        case=case,
+        status="ok",
+        backend=backend,
+        repeat_step_times_s=repeat_times_s,
+        step_time_s=step_time_s,
+        step_time_low_s=min(repeat_times_s),
+        step_time_high_s=max(repeat_times_s),
+        compute_time_s=compute_time_s,
+        exposed_comm_s=max(0.0, step_time_s - compute_time_s),
+        samples_per_s=samples_per_s,
+        tokens_per_s=None if case.sequence_length is None else samples_per_s * case.sequence_length,
+        peak_memory_bytes=max(report.peak_memory_bytes for report in reports),
+        loss_start=statistics.fmean(report.loss_start for report in reports),
+        loss_end=statistics.fmean(report.loss_end for report in reports),
+        wire_bytes_per_step=max(report.wire_bytes_per_step for report in reports),
+        nonfinite_steps=max(nonfinite_steps, default=None),
+        environment=_with_clocks(environment, reports[0]),
+    )
+
+
+def _slowest_rank_median_s(step_times_s: Sequence[Sequence[float]]) -> float:
+    """[ranks][steps] of one repeat -> median over the steps, each as long as its slowest rank."""
+    slowest_s: list[float] = [max(ranks) for ranks in zip(*step_times_s, strict=True)]
+    return statistics.median(slowest_s)
+
+
+def _compute_time_s(reports: Sequence[RankReport]) -> float:
+    """Without synchronisation the ranks' steps are not in step, so the slowest rank's median is taken, not the slowest steps."""
+    repeats = zip(*(report.compute_times_s for report in reports), strict=True)
+    slowest_s: list[float] = [max(map(statistics.median, ranks)) for ranks in repeats]
+    return statistics.median(slowest_s)
+
+
+def _check_replicas(checksums: Sequence[str]) -> None:
+    differing = [rank for rank, checksum in enumerate(checksums) if checksum != checksums[0]]
+    if differing:
+        raise CaseFailedError(
+            f"the replicas differ after training: parameters of rank {differing[0]} are not those of rank 0; "
+            "the gradient hook gave the ranks different averages",
+            rank=differing[0],
+        )
+
+
+def _with_clocks(environment: Environment | None, report: RankReport) -> Environment | None:
+    if environment is None:
+        return None
+    return dataclasses.replace(environment, sm_clock_mhz=report.sm_clock_mhz, mem_clock_mhz=report.mem_clock_mhz)

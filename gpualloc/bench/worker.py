@@ -1,0 +1,105 @@
+"""One rank of one case, in a process of its own: `python -m gpualloc.bench.worker FOLDER RANK`.
+
+On a CPU every rank gets an equal share of the cores, of which there are at least two, and as many threads: a single process
+takes the same share as one of two ranks, so that the comparison is between equals.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpualloc.bench import rank_files
+from gpualloc.records import BenchCase
+
+if TYPE_CHECKING:
+    import torch
+
+_MIN_SHARES = 2  # of the cores
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+_OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "alloc_failed")  # CUDA and NCCL, torch's CPU allocator, cuBLAS and cuDNN
+
+
+def main(folder: Path, rank: int) -> int:
+    """Runs the rank and leaves its report or its failure in `folder`. Returns the exit code."""
+    order = rank_files.read_order(folder)
+    _end_with_parent(order.parent_pid)
+    try:
+        _run(folder, rank, order)
+    except BaseException as error:
+        time_s = time.monotonic()
+        kind = "oom" if _is_out_of_memory(error) else "failed"
+        message = rank_files.one_line(f"{type(error).__name__}: {error}")
+        rank_files.write_failure(folder, rank, rank_files.RankFailure(kind=kind, message=message, time_s=time_s))
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
+    case = order.case
+    num_threads = _claim_cores(case, rank)  # before torch starts its threads
+    import torch
+    import torch.distributed as dist
+
+    from gpualloc.bench.measure import measure_rank
+
+    torch.set_num_threads(num_threads)
+    device = _claim_device(case, rank)
+    if case.strategy != "single":
+        dist.init_process_group(
+            "nccl" if case.device == "cuda" else "gloo",
+            init_method=f"file://{folder / 'rendezvous'}",  # no port that could be in use
+            rank=rank,
+            world_size=case.world_size,
+            timeout=datetime.timedelta(seconds=order.timeout_s),
+            device_id=device if case.device == "cuda" else None,
+        )
+    rank_files.write_report(folder, rank, measure_rank(case, rank=rank, device=device))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _claim_cores(case: BenchCase, rank: int) -> int:
+    """Pins a CPU rank to its share of the cores, where there are enough. Returns the number of threads to compute with."""
+    cores = sorted(os.sched_getaffinity(0))
+    num_shares = max(_MIN_SHARES, case.world_size)
+    num_threads = max(1, len(cores) // num_shares)
+    if case.device == "cpu" and len(cores) >= num_shares:
+        os.sched_setaffinity(0, cores[rank * num_threads : (rank + 1) * num_threads])
+    return num_threads
+
+
+def _claim_device(case: BenchCase, rank: int) -> torch.device:
+    import torch
+
+    if case.device == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", rank // case.ranks_per_gpu)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """Has the kernel kill this process when the command dies, however it dies."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent_pid:  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,105 @@
+"""The `gpualloc` command: its sub-commands, global options, and how errors are shown."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gpualloc.cli import results
+from gpualloc.cli.bench import bench
+from gpualloc.cli.doctor import doctor
+from gpualloc.errors import GpuallocError
+
+
+class _Commands(TyperGroup):
+    """Shows an error as one line on stderr, without a traceback unless --debug asks for it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("gpualloc: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            is_ours = isinstance(error, GpuallocError)
+            # Typer's own (exit, abort, usage) all but abort carry an exit code; a closed pipe is for Typer to handle too.
+            if not is_ours and (hasattr(error, "exit_code") or isinstance(error, (typer.Abort, BrokenPipeError))):
+                raise
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            from gpualloc.cli.tables import printable
+
+            message = str(error) if is_ours else f"unexpected {type(error).__name__}: {error}; see more with: gpualloc --debug ..."
+            print(f"gpualloc: error: {printable(message)}", file=sys.stderr)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from gpualloc import _native
+
+    build = _native.describe(load=False)
+    print(f"gpualloc {_installed_version('gpualloc') or '(not installed, run from its source)'}")
+    if build.built_for_torch is None:
+        print(f"extension: {build.reason}")
+    else:
+        archs = ", ".join(f"sm_{arch}" for arch in build.cuda_archs)
+        skipped = f" ({build.cuda_skipped})" if build.cuda_skipped else ""
+        cuda = f"CUDA {build.built_for_cuda} ({archs})" if build.built_for_cuda else f"CPU only{skipped}"
+        print(f"extension: built for torch {build.built_for_torch}, {cuda}")
+    print(f"torch {_installed_version('torch') or 'is not installed'}")
+    raise typer.Exit
+
+
+def _installed_version(distribution: str) -> str | None:
+    import importlib.metadata  # 20 ms that `--help` need not wait
+
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print what is installed and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Will more GPUs pay off for this training job? Measure, then decide.
+
+    \b
+    Examples:
+      gpualloc bench            measure this machine
+      gpualloc results show     the latest figures again
+      gpualloc doctor           what works here and what does not
+    """
+
+
+app.command("bench")(bench)
+app.add_typer(results.app, name="results")
+app.command("doctor")(doctor)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character must not end the command
+    app(prog_name="gpualloc")

@@ -1,0 +1,157 @@
+"""Real cases, seconds each: what is measured, and what is left when a case dies."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gpualloc.bench import runner
+from gpualloc.bench.grid import GridCell
+from gpualloc.bench.runner import run_case, run_grid
+from gpualloc.records import BenchCase, Measurement
+from gpualloc.store import ResultsStore
+from tests.bench.cases import NUM_PARAMETERS, tiny_case
+from tests.store.sample_measurements import CPU_ENVIRONMENT
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process and no file outlives a case."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    yield
+    assert psutil.Process().children(recursive=True) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_single_process() -> None:
+    measured = run_case(tiny_case(strategy="single", world_size=1, num_repeats=2))
+    assert (measured.status, measured.reason, measured.backend) == ("ok", None, None)
+    assert measured.step_time_s is not None
+    assert measured.step_time_s > 0
+    assert 2 <= len(measured.repeat_step_times_s) <= 4
+    assert (measured.exposed_comm_s, measured.wire_bytes_per_step) == (0, 0)
+    assert measured.peak_memory_bytes is not None
+    assert 2**26 < measured.peak_memory_bytes < 2**32
+
+
+@pytest.mark.parametrize(
+    ("changes", "bytes_per_parameter"),
+    [({"precision": "fp32"}, 4), ({"precision": "bf16", "hook": "gpualloc_fp16"}, 2)],
+)
+def test_two_ranks(changes: dict[str, Any], bytes_per_parameter: int) -> None:
+    measured = run_case(tiny_case(**changes), environment=CPU_ENVIRONMENT)
+    assert (measured.status, measured.reason, measured.backend) == ("ok", None, "gloo")
+    assert measured.step_time_s is not None
+    assert measured.compute_time_s is not None
+    assert measured.loss_start is not None
+    assert measured.loss_end is not None
+    assert min(*measured.repeat_step_times_s, measured.compute_time_s) > 0
+    assert measured.exposed_comm_s == max(0.0, measured.step_time_s - measured.compute_time_s)
+    assert math.isfinite(measured.loss_start)
+    assert math.isfinite(measured.loss_end)
+    assert measured.wire_bytes_per_step == bytes_per_parameter * NUM_PARAMETERS
+    assert measured.nonfinite_steps == (0 if "gpualloc" in measured.case.hook else None)
+    assert measured.samples_per_s == pytest.approx(16 / measured.step_time_s)
+    assert measured.environment == CPU_ENVIRONMENT
+
+
+def test_a_rank_that_raises_is_named_with_its_error() -> None:
+    logs: list[str] = []
+    measured = run_case(tiny_case(data="/no/such/folder"), show_log=logs.append)
+    assert measured.status == "failed"
+    assert str(measured.reason).startswith("rank ")
+    assert "/no/such/folder" in str(measured.reason)
+    assert "Traceback" in logs[0]
+
+
+def test_out_of_memory_is_a_status_of_its_own() -> None:
+    measured = run_case(tiny_case(strategy="single", world_size=1, image_size_px=1024, per_device_batch_size=2**20))
+    assert measured.status == "oom"
+    assert str(measured.reason).startswith("rank 0: ")
+
+
+def test_a_killed_rank_ends_the_case_and_is_named() -> None:
+    def kill_rank_1() -> None:
+        process = rank_process(1)
+        while process.cpu_times().user < 0.3:  # it is past its start, so that it ends with the parent's death too
+            time.sleep(0.01)
+        while len(process.net_connections()) < 2:  # connected to rank 0: a real peer is lost
+            time.sleep(0.01)
+        process.kill()
+
+    killer = threading.Thread(target=kill_rank_1)
+    killer.start()
+    measured = run_case(tiny_case(num_steps=10**5))
+    killer.join()
+    assert measured.status == "failed"
+    assert measured.reason == "rank 1: was ended by SIGKILL (the kernel's out-of-memory killer sends it, too)"
+
+
+def rank_process(rank: int) -> psutil.Process:
+    """The running process of a rank."""
+    while True:
+        for process in psutil.Process().children():
+            arguments = process.cmdline()
+            if len(arguments) > 4 and "gpualloc.bench.worker" in arguments[2] and arguments[4] == str(rank):
+                return process
+        time.sleep(0.01)
+
+
+def test_a_grid_keeps_each_measurement_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_in_store: list[int] = []
+
+    def fake_case(case: BenchCase, **settings: object) -> Measurement:
+        seen_in_store.append(len(store.measurements(run_id)[0]))
+        return Measurement(case=case, status="failed", reason="made up")
+
+    monkeypatch.setattr(runner, "run_case", fake_case)
+    cases = [tiny_case(seed=seed) for seed in range(4)]
+    cells = [GridCell(cases[0], None), GridCell(cases[1], "no such unit"), GridCell(cases[2], None), GridCell(cases[3], None)]
+    done = Measurement(case=cases[2], status="ok", step_time_s=1.0)
+    calls: list[tuple[int, bool]] = []
+    with ResultsStore(tmp_path / "results.sqlite") as store:
+        run_id = store.begin_run(command="test", options={}, environment=CPU_ENVIRONMENT)
+        measurements = run_grid(
+            cells,
+            store=store,
+            run_id=run_id,
+            environment=CPU_ENVIRONMENT,
+            finished={cases[2].key(): done},
+            progress=lambda number, case, measurement: calls.append((number, measurement is not None)),
+        )
+        assert len(store.measurements(run_id)[0]) == 3
+    assert [measurement.status for measurement in measurements] == ["failed", "skipped", "ok", "failed"]
+    assert seen_in_store == [0, 2]
+    assert calls == [(0, False), (0, True), (1, False), (1, True), (2, True), (3, False), (3, True)]
+
+
+def test_the_ranks_die_with_the_command() -> None:
+    """kill -9 of the process that runs the case."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run_case(tiny_case(num_steps=10**5))
+        finally:
+            os._exit(0)
+    command = psutil.Process(child)
+    while len(ranks := command.children()) < 2 or min(rank.cpu_times().user for rank in ranks) < 0.3:
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    _, alive = psutil.wait_procs(ranks, timeout=5)
+    for folder in Path(tempfile.gettempdir()).iterdir():  # nobody was left to remove it
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    assert alive == []

@@ -1,0 +1,74 @@
+"""The ranks' figures combined, with numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpualloc.bench.rank_files import RankReport
+from gpualloc.bench.summary import summarise
+from gpualloc.errors import CaseFailedError
+from tests.bench.cases import tiny_case
+from tests.store.sample_measurements import GPU_ENVIRONMENT
+
+
+def report(**changes: Any) -> RankReport:
+    figures: dict[str, Any] = {
+        "step_times_s": [[0.1, 0.2, 0.3], [0.2, 0.2, 0.2]],
+        "compute_times_s": [[0.05], [0.07]],
+        "loss_start": 2.0,
+        "loss_end": 1.0,
+        "peak_memory_bytes": 100,
+        "wire_bytes_per_step": 8,
+        "nonfinite_steps": None,
+        "parameter_checksum": "1 2 3",
+    }
+    return RankReport(**{**figures, **changes})
+
+
+def test_a_step_is_as_long_as_its_slowest_rank() -> None:
+    slower = report(
+        step_times_s=[[0.3, 0.1, 0.2], [0.4, 0.4, 0.4]],
+        compute_times_s=[[0.06], [0.04]],
+        loss_start=4.0,
+        loss_end=3.0,
+        peak_memory_bytes=300,
+    )
+    measured = summarise(tiny_case(), [report(), slower], backend="gloo", environment=GPU_ENVIRONMENT)
+    assert measured.repeat_step_times_s == pytest.approx((0.3, 0.4))
+    assert (measured.step_time_s, measured.step_time_low_s, measured.step_time_high_s) == pytest.approx((0.35, 0.3, 0.4))
+    assert measured.compute_time_s == pytest.approx(0.065)
+    assert measured.exposed_comm_s == pytest.approx(0.285)
+    assert measured.samples_per_s == pytest.approx(16 / 0.35)
+    assert (measured.loss_start, measured.loss_end, measured.peak_memory_bytes) == (3.0, 2.0, 300)
+
+
+def test_exposed_communication_is_not_below_zero() -> None:
+    measured = summarise(tiny_case(), [report(compute_times_s=[[1.0], [1.0]])] * 2, backend="gloo", environment=None)
+    assert measured.exposed_comm_s == 0
+
+
+def test_a_single_process_exposes_nothing() -> None:
+    case = tiny_case(strategy="single", world_size=1)
+    measured = summarise(case, [report(compute_times_s=[[], []])], backend=None, environment=None)
+    assert measured.compute_time_s == measured.step_time_s
+    assert measured.exposed_comm_s == 0
+
+
+def test_tokens_are_counted_for_language_models() -> None:
+    case = tiny_case(workload="llm", model="gpt_small", image_size_px=None, sequence_length=10)
+    measured = summarise(case, [report()] * 2, backend="gloo", environment=None)
+    assert measured.tokens_per_s == pytest.approx(2 * 8 * 10 / 0.2)
+
+
+def test_the_clocks_of_rank_0_are_recorded() -> None:
+    measured = summarise(tiny_case(), [report(sm_clock_mhz=1980, mem_clock_mhz=2619)] * 2, backend="nccl", environment=GPU_ENVIRONMENT)
+    assert measured.environment is not None
+    assert (measured.environment.sm_clock_mhz, measured.environment.mem_clock_mhz) == (1980, 2619)
+
+
+def test_replicas_that_differ_are_a_failure() -> None:
+    with pytest.raises(CaseFailedError, match="rank 1 are not those of rank 0") as caught:
+        summarise(tiny_case(), [report(), report(parameter_checksum="1 2 4")], backend="gloo", environment=None)
+    assert caught.value.rank == 1

@@ -1,0 +1,183 @@
+"""`gpualloc bench` as a command: refusals, output, interruption, resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from gpualloc.bench import runner
+from gpualloc.cli.app import app
+from gpualloc.records import BenchCase, Measurement, from_json
+from gpualloc.store import ResultsStore
+from tests.store.sample_measurements import measured
+
+TINY = ["--device", "cpu", "--workload", "image", "--image-size", "32", "--steps", "1", "--repeats", "1", "--warmup-steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[BenchCase]:
+    """Cases are answered at once, with 0.1 s a step, and listed here."""
+    ran: list[BenchCase] = []
+
+    def run_case(case: BenchCase, **settings: object) -> Measurement:
+        ran.append(case)
+        return measured(case, 0.1)
+
+    monkeypatch.setattr(runner, "run_case", run_case)
+    return ran
+
+
+def gpualloc(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from gpualloc.cli.app import main; main()", *arguments]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(gpualloc(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "fp99"], "fp64, fp32, fp16, bf16"),
+        (["--image-size", "0"], "choose 32 or more, up to 4096"),
+        (["--image-size", "-5"], "choose 32 or more, up to 4096"),
+        (["--image-size", "1000000000"], "choose 32 or more, up to 4096"),
+        (["--image-size", "10O"], "--image-size '10O' is not a list of whole numbers"),
+        (["--image-size", "100,,200"], "--image-size '100,,200' has an empty entry"),
+        (["--gpus", "0"], "this benchmark runs on the CPU"),
+        (["--batch-size", "0"], "--batch-size 0 is out of range"),
+        (["--model", "vgg"], "choose one of mobilenet_v2, gpt_small, gpt2"),
+        (["--strategy", ""], "has an empty entry"),
+        (["--data", "digits", "--workload", "llm"], "data 'digits' is images and the workload is llm"),
+        (["--timeout-s", "0"], "--timeout-s 0 is out of range"),
+        (["--timeout-s", "nan"], "--timeout-s nan is out of range"),
+        (["--json", "--csv", "-"], "both print to stdout"),
+        (["--device", "tpu"], "choose one of cuda, cpu"),
+    ],
+)
+def test_a_usage_error_ends_the_command_before_any_process_starts(
+    monkeypatch: pytest.MonkeyPatch, store_path: Path, arguments: list[str], message: str
+) -> None:
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    given = [] if "--device" in arguments else ["--device", "cpu"]
+    done = CliRunner().invoke(app, ["bench", *given, *arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not store_path.exists()
+
+
+def test_the_table_goes_to_stdout_and_the_rest_to_stderr(made_up: list[BenchCase]) -> None:
+    done = CliRunner().invoke(app, ["bench", *TINY])
+    assert done.exit_code == 0
+    assert [case.hook for case in made_up] == ["none", "none", "torch_fp16", "gpualloc_fp16"]
+    assert "ddp/gpualloc_fp16" in done.stdout
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("CPU, 2 gloo ranks, not comparable with a GPU")
+    assert lines[1].startswith("data: image: synthetic")
+    assert lines[2] == "[1/4] mobilenet_v2 32px fp32 single x1: 100.00 ms a step"
+    assert lines[-1].endswith("see it again: gpualloc results show 1")
+
+
+def test_json_holds_every_measurement(made_up: list[BenchCase]) -> None:
+    done = CliRunner().invoke(app, ["bench", *TINY, "--json"])
+    rows = json.loads(done.stdout)["measurements"]
+    assert [from_json(row).case for row in rows] == made_up
+
+
+def test_csv_to_a_file_and_to_stdout(made_up: list[BenchCase], tmp_path: Path) -> None:
+    printed = CliRunner().invoke(app, ["bench", *TINY, "--csv", "-"])
+    assert len(printed.stdout.splitlines()) == 5
+    written = CliRunner().invoke(app, ["bench", *TINY, "--csv", str(tmp_path / "rows.csv")])
+    assert "ddp/none" in written.stdout
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 5
+    failed = CliRunner().invoke(app, ["bench", *TINY, "--csv", str(tmp_path / "missing" / "rows.csv")])
+    assert failed.exit_code == 1
+    assert "gpualloc results export 3" in failed.stderr
+
+
+def test_skipped_cases_are_no_failure_but_nothing_measured_is(made_up: list[BenchCase]) -> None:
+    some = CliRunner().invoke(app, ["bench", *TINY, "--strategy", "ddp", "--hook", "none,torch_bf16"])
+    assert some.exit_code == 0
+    assert "torch refuses its bf16 hook" in some.stdout
+    nothing = CliRunner().invoke(app, ["bench", *TINY, "--strategy", "ddp", "--hook", "torch_bf16"])
+    assert nothing.exit_code == 1
+
+
+@pytest.mark.parametrize("status", ["failed", "oom"])
+def test_a_failed_case_makes_the_exit_code_1_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    def run_case(case: BenchCase, **settings: object) -> Measurement:
+        if case.strategy == "single":
+            return Measurement(case=case, status=status, reason="rank 0: made up")
+        return measured(case, 0.1)
+
+    monkeypatch.setattr(runner, "run_case", run_case)
+    done = CliRunner().invoke(app, ["bench", *TINY, "--hook", "none"])
+    assert done.exit_code == 1
+    assert f"{status}: rank 0: made up" in done.stdout
+    assert "[2/2] mobilenet_v2 32px fp32 ddp/none x2: 100.00 ms a step" in done.stderr
+
+
+def test_resume_without_an_earlier_run_starts_one(made_up: list[BenchCase]) -> None:
+    done = CliRunner().invoke(app, ["bench", *TINY, "--resume"])
+    assert done.exit_code == 0
+    assert done.stderr.startswith("nothing to resume")
+
+
+def wait_for_line(stream: IO[str] | None, start: str) -> None:
+    assert stream is not None
+    for line in stream:
+        if line.startswith(start):
+            return
+    raise AssertionError(f"no line starts with {start!r}")
+
+
+def test_an_interrupted_run_is_kept_and_resumed(store_path: Path) -> None:
+    arguments = ["bench", *TINY, "--hook", "none"]
+    command = start(*arguments)
+    wait_for_line(command.stderr, "[1/2]")
+    children = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signal.SIGINT)
+    _, stderr = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert "interrupted (SIGINT): add --resume to go on; run 1 is kept" in stderr
+    assert psutil.wait_procs(children, timeout=1)[1] == []
+    with ResultsStore(store_path) as store:
+        assert store.run(1).status == "interrupted"
+        kept, _ = store.measurements(1)
+    assert [row.case.strategy for row in kept] == ["single"]
+
+    resumed = start(*arguments, "--resume", "--json")
+    stdout, stderr = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0
+    assert stderr.startswith("going on with run 1, which has 1 finished cases")
+    run = json.loads(stdout)
+    rows = [from_json(row) for row in run["measurements"]]
+    assert (run["run_id"], run["status"]) == (1, "complete")
+    assert rows[0] == kept[0]
+    assert [(row.case.strategy, row.status) for row in rows] == [("single", "ok"), ("ddp", "ok")]
