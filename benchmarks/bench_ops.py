@@ -1,0 +1,52 @@
+"""pack and unpack beside what torch offers, on the device at hand: pytest benchmarks/bench_ops.py
+
+Every round takes other memory than the one before. CUDA times include the launch and a synchronisation (some microseconds);
+benchmarks/compare_pack.py measures the kernels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from benchmarks.parameter_lists import gradient_sets, rotate
+from gpualloc import ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_pack(gradients: list[Tensor], flat: Tensor) -> None:
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(parts, torch._foreach_mul([gradient.view(-1) for gradient in gradients], 0.5))
+
+
+def torch_unpack(gradients: list[Tensor], flat: Tensor) -> None:
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_([gradient.view(-1) for gradient in gradients], parts)
+
+
+CALLS: dict[str, Callable[[list[Tensor], Tensor], None]] = {
+    "pack-gpualloc": lambda gradients, flat: ops.pack(gradients, flat, 0.5),
+    "pack-torch_foreach": torch_pack,
+    "unpack-gpualloc": lambda gradients, flat: ops.unpack(flat, gradients),
+    "unpack-torch_foreach": torch_unpack,
+}
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v2", "resnet50"])
+@pytest.mark.parametrize("call", CALLS)
+def test_ops(benchmark: BenchmarkFixture, call: str, model: str) -> None:
+    turns = rotate(gradient_sets(model, DEVICE))
+    benchmark.group = f"{call.split('-')[0]} {model} {DEVICE}"
+    benchmark.extra_info["device"] = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+    def run(gradients: list[Tensor], flat: Tensor) -> None:
+        CALLS[call](gradients, flat)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.pedantic(run, setup=lambda: (next(turns), {}), rounds=60, warmup_rounds=5)
