@@ -6,6 +6,7 @@ benchmarks/compare_pack.py measures the kernels alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -40,7 +41,7 @@ CALLS: dict[str, Callable[[list[Tensor], Tensor], None]] = {
 @pytest.mark.parametrize("model", ["mobilenet_v2", "resnet50"])
 @pytest.mark.parametrize("call", CALLS)
 def test_ops(benchmark: BenchmarkFixture, call: str, model: str) -> None:
-    turns = rotate(gradient_sets(model, DEVICE))
+    turns = itertools.cycle(rotate(gradient_sets(model, DEVICE)))
     benchmark.group = f"{call.split('-')[0]} {model} {DEVICE}"
     benchmark.extra_info["device"] = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 

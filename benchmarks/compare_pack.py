@@ -10,6 +10,7 @@ skipped by name. Host time is that of one asynchronous call.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -31,81 +32,69 @@ Turn = tuple[list[Tensor], Tensor]
 Call = Callable[[list[Tensor], Tensor], None]
 
 
-def peers(numels: list[int], device: str) -> dict[str, tuple[Call, int]]:
-    """name -> (call, bytes it must move per element)."""
-    nonfinite = torch.zeros(1, dtype=torch.int64, device=device)
-    sumsq = torch.zeros(1, dtype=torch.float64, device=device)
-    buffer_of: dict[int, Tensor] = {}
+class Peers:
+    """Each call takes one turn of the rotation; views that a caller would keep across steps are made beforehand."""
 
-    def flat_fp32(flat: Tensor) -> Tensor:  # DDP's bucket beside each wire buffer
-        if flat.data_ptr() not in buffer_of:
-            buffer_of[flat.data_ptr()] = torch.randn(flat.numel(), device=device)
-        return buffer_of[flat.data_ptr()]
+    def __init__(self, turns: list[Turn], device: str) -> None:
+        self.wide = {flat.data_ptr(): [gradient.view(-1) for gradient in gradients] for gradients, flat in turns}
+        self.narrow = {flat.data_ptr(): list(flat.split([g.numel() for g in gradients])) for gradients, flat in turns}
+        self.bucket = {flat.data_ptr(): torch.randn(flat.numel(), device=device) for _, flat in turns}  # DDP's, beside each wire
+        self.nonfinite = torch.zeros(1, dtype=torch.int64, device=device)
+        self.sumsq = torch.zeros(1, dtype=torch.float64, device=device)
+        self.found_inf = torch.zeros(1, device=device)
+        self.inverse_scale = torch.full((1,), 0.5, device=device)
 
-    def foreach(gradients: list[Tensor], flat: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        return [gradient.view(-1) for gradient in gradients], list(flat.split(numels))
+    def calls(self) -> dict[str, Call]:
+        calls: dict[str, Call] = {
+            "pack / gpualloc": lambda g, f: ops.pack(g, f, 0.5),
+            "pack / gpualloc, counted": lambda g, f: ops.pack(g, f, 0.5, nonfinite=self.nonfinite),
+            "pack / torch _foreach_copy_": lambda g, f: torch._foreach_copy_(self.narrow[f.data_ptr()], self.wide[f.data_ptr()]),
+            "unpack / gpualloc": lambda g, f: ops.unpack(f, g),
+            "unpack / gpualloc, counted and summed": lambda g, f: ops.unpack(f, g, 0.5, sumsq=self.sumsq, nonfinite=self.nonfinite),
+            "unpack / torch _foreach_copy_": lambda g, f: torch._foreach_copy_(self.wide[f.data_ptr()], self.narrow[f.data_ptr()]),
+            "pack_flat / gpualloc": lambda g, f: ops.pack_flat(self.bucket[f.data_ptr()], f, 0.5),
+            "pack_flat / torch fp16 hook": self.torch_hook_pack,
+            "unpack_flat / gpualloc": lambda g, f: ops.unpack_flat(f, self.bucket[f.data_ptr()]),
+            "unpack_flat / gpualloc, counted and summed": lambda g, f: ops.unpack_flat(
+                f, self.bucket[f.data_ptr()], 0.5, sumsq=self.sumsq, nonfinite=self.nonfinite
+            ),
+            "unpack_flat / torch fp16 hook": lambda g, f: self.bucket[f.data_ptr()].copy_(f),
+            "unpack_flat / torch widen, unscale, check, norm": self.torch_finish,
+        }
+        try:
+            import amp_C
+            from apex.multi_tensor_apply import multi_tensor_applier
+        except ImportError:
+            print("apex is not installed: skipped", file=sys.stderr)
+            return calls
+        overflow = torch.zeros(1, dtype=torch.int32, device=self.nonfinite.device)
 
-    def foreach_pack(gradients: list[Tensor], flat: Tensor) -> None:
-        wide, narrow = foreach(gradients, flat)
-        torch._foreach_copy_(narrow, wide)
+        def apex(tensors: list[list[Tensor]]) -> None:
+            multi_tensor_applier(amp_C.multi_tensor_scale, overflow, tensors, 0.5)
 
-    def foreach_unpack(gradients: list[Tensor], flat: Tensor) -> None:
-        wide, narrow = foreach(gradients, flat)
-        torch._foreach_copy_(wide, narrow)
+        calls["pack / apex multi_tensor_scale"] = lambda g, f: apex([self.wide[f.data_ptr()], self.narrow[f.data_ptr()]])
+        calls["unpack / apex multi_tensor_scale"] = lambda g, f: apex([self.narrow[f.data_ptr()], self.wide[f.data_ptr()]])
+        return calls
 
-    def torch_finish(gradients: list[Tensor], flat: Tensor) -> None:
+    def torch_hook_pack(self, gradients: list[Tensor], flat: Tensor) -> None:
+        """The same operations as torch's fp16_compress_hook."""
+        self.bucket[flat.data_ptr()].to(torch.float16).div_(2)
+
+    def torch_finish(self, gradients: list[Tensor], flat: Tensor) -> None:
         """What a training loop does after torch's hook: widen, unscale and look for inf and NaN, global norm."""
-        buffer = flat_fp32(flat)
-        buffer.copy_(flat)
-        found_inf, inverse = torch.zeros(1, device=device), torch.full((1,), 0.5, device=device)
-        torch._amp_foreach_non_finite_check_and_unscale_([buffer], found_inf, inverse)
-        torch.linalg.vector_norm(buffer)
-
-    calls: dict[str, tuple[Call, int]] = {
-        "pack / gpualloc": (lambda g, f: ops.pack(g, f, 0.5), 6),
-        "pack / gpualloc, counted": (lambda g, f: ops.pack(g, f, 0.5, nonfinite=nonfinite), 6),
-        "pack / torch _foreach_copy_": (foreach_pack, 6),
-        "pack_flat / gpualloc": (lambda g, f: ops.pack_flat(flat_fp32(f), f, 0.5), 6),
-        "pack_flat / torch fp16 hook": (lambda g, f: f.copy_(flat_fp32(f).to(torch.float16).div_(2)), 6),
-        "unpack / gpualloc": (lambda g, f: ops.unpack(f, g), 6),
-        "unpack / gpualloc, counted and summed": (lambda g, f: ops.unpack(f, g, 0.5, sumsq=sumsq, nonfinite=nonfinite), 6),
-        "unpack / torch _foreach_copy_": (foreach_unpack, 6),
-        "unpack_flat / gpualloc": (lambda g, f: ops.unpack_flat(f, flat_fp32(f)), 6),
-        "unpack_flat / gpualloc, counted and summed": (
-            lambda g, f: ops.unpack_flat(f, flat_fp32(f), 0.5, sumsq=sumsq, nonfinite=nonfinite),
-            6,
-        ),
-        "unpack_flat / torch fp16 hook": (lambda g, f: flat_fp32(f).copy_(f), 6),
-        "unpack_flat / torch widen, unscale, check, norm": (torch_finish, 6),
-    }
-    try:
-        import amp_C
-        from apex.multi_tensor_apply import multi_tensor_applier
-
-        overflow = torch.zeros(1, dtype=torch.int32, device=device)
-
-        def apex_pack(gradients: list[Tensor], flat: Tensor) -> None:
-            wide, narrow = foreach(gradients, flat)
-            multi_tensor_applier(amp_C.multi_tensor_scale, overflow, [wide, narrow], 0.5)
-
-        def apex_unpack(gradients: list[Tensor], flat: Tensor) -> None:
-            wide, narrow = foreach(gradients, flat)
-            multi_tensor_applier(amp_C.multi_tensor_scale, overflow, [narrow, wide], 0.5)
-
-        calls["pack / apex multi_tensor_scale"] = (apex_pack, 6)
-        calls["unpack / apex multi_tensor_scale"] = (apex_unpack, 6)
-    except ImportError:
-        print("apex is not installed: skipped", file=sys.stderr)
-    return calls
+        bucket = self.bucket[flat.data_ptr()]
+        bucket.copy_(flat)
+        torch._amp_foreach_non_finite_check_and_unscale_([bucket], self.found_inf, self.inverse_scale)
+        torch.linalg.vector_norm(bucket)
 
 
 def device_times_s(call: Call, turns: Iterator[Turn], repeats: int) -> list[float]:
-    """Device time of single calls. A spin before each keeps the queue full, so that the host's pace does not show."""
+    """Device time of single calls. A spin before each, longer than the slowest host call, keeps the host's pace out."""
     events = []
     for _ in range(repeats):
         turn = next(turns)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(400_000)  # cycles, about 0.2 ms
+        torch.cuda._sleep(3_000_000)  # cycles, about 1.5 ms
         start.record()
         call(*turn)
         end.record()
@@ -141,12 +130,14 @@ def measure(models: list[str], repeats: int) -> dict[str, Any]:
     for model in models:
         numels = [size.numel() for size in shapes(model)]
         turns = rotate(gradient_sets(model, "cuda"))
+        peers = Peers(turns, "cuda")
+        rotation = itertools.cycle(turns)
         floor_s = 6 * sum(numels) / ceiling / 1e9
         print(f"\n{model}: {sum(numels) / 1e6:.1f} M in {len(numels)} tensors, floor {floor_s * 1e3:.4f} ms")
-        for name, (call, _) in peers(numels, "cuda").items():
-            device_times_s(call, turns, 60)  # warm up, and every rotating buffer once
-            device = sorted(device_times_s(call, turns, repeats))
-            host = statistics.median(host_times_s(call, turns, 30))
+        for name, call in peers.calls().items():
+            device_times_s(call, rotation, 60)  # warm up, and every rotating buffer once
+            device = sorted(device_times_s(call, rotation, repeats))
+            host = statistics.median(host_times_s(call, rotation, 30))
             median = statistics.median(device)
             row = {
                 "model": model,
@@ -159,7 +150,7 @@ def measure(models: list[str], repeats: int) -> dict[str, Any]:
             }
             rows.append(row)
             print(f"  {name:48s} {row['device_ms']:8.4f} ms  ({row['share_of_copy_ceiling']:.3f})  host {row['host_us']:7.1f} us")
-        del turns
+        del turns, rotation, peers
         torch.cuda.empty_cache()
     return {"copy_ceiling_gb_s": ceiling, "launch_us": launch * 1e6, "repeats": repeats, "rows": rows}
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import torch
 from torch import Size, Tensor
 
@@ -74,8 +71,7 @@ def gradient_sets(model: str, device: str) -> list[list[Tensor]]:
     return [[torch.randn(size, device=device) for size in sizes] for _ in range(count)]
 
 
-def rotate(gradients: list[list[Tensor]], dtype: torch.dtype = torch.float16) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """For ever: (gradients, a flat wire buffer of their size), different memory each time."""
+def rotate(gradients: list[list[Tensor]], dtype: torch.dtype = torch.float16) -> list[tuple[list[Tensor], Tensor]]:
+    """(gradients, a flat wire buffer of their size), different memory in each."""
     total = sum(gradient.numel() for gradient in gradients[0])
-    flats = [torch.randn(total, device=gradients[0][0].device).to(dtype) for _ in gradients]
-    return itertools.cycle(zip(gradients, flats, strict=True))
+    return [(one, torch.randn(total, device=one[0].device).to(dtype)) for one in gradients]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gpualloc import _native
 
-_native.module()  # registers torch.ops.gpualloc
+_direct = _native.module()  # loading it registers torch.ops.gpualloc
 
 
 def pack(tensors: Sequence[Tensor], out: Tensor, scale: float = 1.0, *, nonfinite: Tensor | None = None) -> None:
@@ -34,7 +34,10 @@ def pack(tensors: Sequence[Tensor], out: Tensor, scale: float = 1.0, *, nonfinit
         scale: factor applied in FP32 before narrowing, such as 1 / world_size.
         nonfinite: [1] int64; the number of inf and NaN in `out` is added to it.
     """
-    torch.ops.gpualloc.pack(tensors, out, scale, nonfinite=nonfinite)
+    if torch.compiler.is_compiling():
+        torch.ops.gpualloc.pack(tensors, out, scale, nonfinite=nonfinite)
+    else:
+        _direct.pack(tensors, out, scale, nonfinite)
 
 
 def unpack(
@@ -49,17 +52,20 @@ def unpack(
         sumsq: [1] FP64; the sum of the squared results (in FP32, before rounding to the tensors' dtype) is added to it.
         nonfinite: [1] int64; the number of inf and NaN in the results is added to it.
     """
-    torch.ops.gpualloc.unpack(flat, tensors, scale, sumsq=sumsq, nonfinite=nonfinite)
+    if torch.compiler.is_compiling():
+        torch.ops.gpualloc.unpack(flat, tensors, scale, sumsq=sumsq, nonfinite=nonfinite)
+    else:
+        _direct.unpack(flat, tensors, scale, sumsq, nonfinite)
 
 
 def pack_flat(buffer: Tensor, out: Tensor, scale: float = 1.0, *, nonfinite: Tensor | None = None) -> None:
     """`pack` of one tensor, such as DDP's bucket buffer."""
-    torch.ops.gpualloc.pack_flat(buffer, out, scale, nonfinite=nonfinite)
+    pack([buffer], out, scale, nonfinite=nonfinite)
 
 
 def unpack_flat(flat: Tensor, buffer: Tensor, scale: float = 1.0, *, sumsq: Tensor | None = None, nonfinite: Tensor | None = None) -> None:
     """`unpack` into one tensor, such as DDP's bucket buffer."""
-    torch.ops.gpualloc.unpack_flat(flat, buffer, scale, sumsq=sumsq, nonfinite=nonfinite)
+    unpack(flat, [buffer], scale, sumsq=sumsq, nonfinite=nonfinite)
 
 
 # The operations return nothing and only write to their arguments, so there is nothing to infer for fake tensors.
