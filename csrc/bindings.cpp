@@ -1,6 +1,7 @@
 // The Python module gpualloc._C: the hook's class and what this build is. The operations register themselves (ops.cpp).
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -26,10 +27,11 @@ gpualloc::Wire parse_wire(const std::string& wire) {
 }
 
 std::shared_ptr<gpualloc::GradientHookState> register_gradient_hook(const std::shared_ptr<c10d::Reducer>& reducer,
-                                                                    c10d::ProcessGroup& group, const std::string& wire) {
+                                                                    c10d::ProcessGroup& group, const std::string& wire,
+                                                                    bool sum_squares) {
   // By reference and not by holder: torch registers process groups with a holder type of its own.
   auto shared_group = c10::intrusive_ptr<c10d::ProcessGroup>::unsafe_reclaim_from_nonowning(&group);
-  auto state = std::make_shared<gpualloc::GradientHookState>(std::move(shared_group), parse_wire(wire));
+  auto state = std::make_shared<gpualloc::GradientHookState>(std::move(shared_group), parse_wire(wire), sum_squares);
   reducer->register_comm_hook(std::make_unique<gpualloc::GradientHook>(state));
   return state;
 }
@@ -125,7 +127,10 @@ PYBIND11_MODULE(_C, module) {
   py::class_<GradientHookState, std::shared_ptr<GradientHookState>>(module, "GradientHookState")
       .def("totals", &GradientHookState::totals, py::call_guard<py::gil_scoped_release>())
       .def("load", &GradientHookState::load, py::call_guard<py::gil_scoped_release>())
+      .def("last_nonfinite", &GradientHookState::last_nonfinite, py::call_guard<py::gil_scoped_release>())
+      .def("last_sumsq", &GradientHookState::last_sumsq, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("counts_nonfinite", &GradientHookState::counts_nonfinite);
 
-  module.def("register_gradient_hook", &register_gradient_hook, py::arg("reducer"), py::arg("process_group"), py::arg("wire"));
+  module.def("register_gradient_hook", &register_gradient_hook, py::arg("reducer"), py::arg("process_group"), py::arg("wire"),
+             py::arg("sum_squares"));
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "ops.h"
@@ -25,26 +26,30 @@ bool is_narrowed(const c10d::GradBucket& bucket) {
 
 }  // namespace
 
-GradientHookState::GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire) : group_(std::move(group)), wire_(wire) {}
+GradientHookState::GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire, bool sum_squares)
+    : group_(std::move(group)), wire_(wire), sum_squares_(sum_squares) {}
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket& bucket) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (bucket.getIndex() == 0) begin_step();
   ++totals_.buckets;
+  if (bucket.isLast()) sumsq_.resize(std::min(sumsq_.size(), bucket.getIndex() + 1));  // the buckets may have been rebuilt
   if (wire_ == Wire::fp32 || !is_narrowed(bucket)) return average_uncompressed(bucket);
 
   const at::Tensor buffer = bucket.getBuffer();
   const at::Tensor wire = wire_for(bucket.getIndex(), buffer);
   const at::Tensor nonfinite = nonfinite_slot(buffer.device());
+  std::optional<at::Tensor> sumsq;
+  if (sum_squares_) sumsq = sumsq_for(bucket.getIndex(), buffer.device());
   pack(buffer, wire, 1.0 / group_->getSize(), std::nullopt);
   totals_.wire_bytes += bytes_of(wire);
   std::vector<at::Tensor> tensors{wire};
   // The callback's current stream is one that already waits for the all-reduce; the tensors it uses outlive the step
   // (the reducer holds the bucket, this state the rest), and the reducer waits for the returned future before it ends.
   return group_->allreduce(tensors)->getFuture()->then(
-      [buffer, wire, nonfinite](c10::ivalue::Future& done) -> c10::IValue {
+      [buffer, wire, nonfinite, sumsq](c10::ivalue::Future& done) -> c10::IValue {
         done.value();  // throws what made the all-reduce fail
-        unpack(wire, buffer, 1.0, std::nullopt, nonfinite);
+        unpack(wire, buffer, 1.0, sumsq, nonfinite);
         return buffer;
       },
       c10::TensorType::get());
@@ -61,31 +66,31 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::average_uncompressed(
 }
 
 void GradientHookState::begin_step() {
-  // Every slot has been used: the reducer waited for all buckets of the last step, so the counts are whole.
-  if (totals_.steps > 0 && totals_.steps % kSlots == 0) fold_nonfinite();
   ++totals_.steps;
+  if (slot() != 0 || nonfinite_.empty()) return;
+  // Every slot has been used, and the reducer waited for all buckets of the last step: add the slots up before they are used again.
+  const at::Tensor steps = nonfinite_steps();
+  folded_steps_ = folded_steps_.defined() ? folded_steps_.add_(steps) : steps;
+  for (at::Tensor& counts : nonfinite_) counts.zero_();
 }
 
-void GradientHookState::fold_nonfinite() {
-  if (nonfinite_.empty()) return;
+at::Tensor GradientHookState::nonfinite_steps() const {
   at::Tensor any = nonfinite_.front().ne(0);
   for (const at::Tensor& counts : nonfinite_) any.logical_or_(counts.ne(0).to(any.device()));
-  for (at::Tensor& counts : nonfinite_) counts.zero_();
-  const at::Tensor steps = any.sum();
-  folded_steps_ = folded_steps_.defined() ? folded_steps_.add_(steps) : steps;
+  return any.sum();
 }
 
 HookTotals GradientHookState::totals() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  fold_nonfinite();
   HookTotals now = totals_;
   if (folded_steps_.defined()) now.nonfinite_steps += folded_steps_.item<int64_t>();
+  if (!nonfinite_.empty()) now.nonfinite_steps += nonfinite_steps().item<int64_t>();
   return now;
 }
 
 void GradientHookState::load(const HookTotals& totals) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  fold_nonfinite();
+  for (at::Tensor& counts : nonfinite_) counts.zero_();
   folded_steps_ = at::Tensor();
   totals_ = totals;
 }
@@ -99,13 +104,42 @@ at::Tensor GradientHookState::wire_for(size_t bucket, const at::Tensor& buffer) 
   return wire;
 }
 
+int64_t GradientHookState::slot() const { return (totals_.steps - 1) % kSlots; }
+
+std::vector<at::Tensor> GradientHookState::last_nonfinite() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<at::Tensor> counts;
+  if (totals_.steps == 0) return counts;
+  for (const at::Tensor& slots : nonfinite_) counts.push_back(slots.select(0, slot()).clone());
+  return counts;
+}
+
+std::vector<at::Tensor> GradientHookState::last_sumsq() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<at::Tensor> sums;
+  for (const at::Tensor& sum : sumsq_) {
+    if (sum.defined()) sums.push_back(sum.select(0, 0));
+  }
+  return sums;
+}
+
+at::Tensor GradientHookState::sumsq_for(size_t bucket, at::Device device) {
+  if (sumsq_.size() <= bucket) sumsq_.resize(bucket + 1);
+  at::Tensor& sumsq = sumsq_[bucket];
+  if (!sumsq.defined() || sumsq.device() != device) {
+    sumsq = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(device));
+  } else {
+    sumsq.zero_();
+  }
+  return sumsq;
+}
+
 at::Tensor GradientHookState::nonfinite_slot(at::Device device) {
-  const int64_t slot = (totals_.steps - 1) % kSlots;
   for (const at::Tensor& counts : nonfinite_) {
-    if (counts.device() == device) return counts.narrow(0, slot, 1);
+    if (counts.device() == device) return counts.narrow(0, slot(), 1);
   }
   nonfinite_.push_back(at::zeros({kSlots}, at::TensorOptions().dtype(at::kLong).device(device)));
-  return nonfinite_.back().narrow(0, slot, 1);
+  return nonfinite_.back().narrow(0, slot(), 1);
 }
 
 }  // namespace gpualloc

@@ -28,7 +28,8 @@ struct HookTotals {
 // Owned by the hook inside the reducer and by the Python handle.
 class GradientHookState {
  public:
-  GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire);
+  // `sum_squares`: unpack also sums the squares of the averaged gradients, for last_sumsq().
+  GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire, bool sum_squares);
 
   // Starts the bucket's all-reduce on the current stream; the future holds the averaged bucket. Called by the reducer,
   // one bucket at a time, bucket 0 first in every step.
@@ -37,22 +38,31 @@ class GradientHookState {
   // Waits for the device to read the non-finite counts, so not for every step.
   HookTotals totals();
   void load(const HookTotals& totals);
+
+  // Of the last step's narrowed buckets, without waiting: [] int64 non-finite gradients on each device that has some, and []
+  // float64 sum of squares of each bucket.
+  std::vector<at::Tensor> last_nonfinite();
+  std::vector<at::Tensor> last_sumsq();
   bool counts_nonfinite() const { return wire_ != Wire::fp32; }
 
  private:
   void begin_step();
-  void fold_nonfinite();
+  at::Tensor nonfinite_steps() const;
+  int64_t slot() const;
+  at::Tensor sumsq_for(size_t bucket, at::Device device);
   at::Tensor wire_for(size_t bucket, const at::Tensor& buffer);
   at::Tensor nonfinite_slot(at::Device device);
   c10::intrusive_ptr<c10::ivalue::Future> average_uncompressed(c10d::GradBucket& bucket);
 
   const c10::intrusive_ptr<c10d::ProcessGroup> group_;
   const Wire wire_;
+  const bool sum_squares_;
   std::mutex mutex_;
   HookTotals totals_;                  // nonfinite_steps: only those that load() brought
   std::vector<at::Tensor> wires_;      // one per bucket, kept across steps
+  std::vector<at::Tensor> sumsq_;      // one per bucket, [1]: their unpacks may run at the same time; undefined if not narrowed
   std::vector<at::Tensor> nonfinite_;  // one per device: [kSlots] counts, one slot a step
-  at::Tensor folded_steps_;            // [] steps with a non-finite result, of the slots folded so far
+  at::Tensor folded_steps_;            // [] steps with a non-finite result, before those in the slots
 };
 
 // The reducer's side of it.

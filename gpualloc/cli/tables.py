@@ -98,7 +98,7 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
     if any(_is_noisy(row) for row in measurements):
         console.print(Text(f"~ the repeats spread over more than {NOISY_SPREAD:.0%}: not certain", style="yellow"))
     if any(_is_nonfinite(row) for row in measurements):
-        console.print(Text("! inf or NaN in a gradient or loss: the times hold, the training does not", style="red"))
+        console.print(Text("! inf or NaN in an averaged gradient (a GradScaler skips such steps) or in the loss", style="red"))
 
 
 def print_runs(runs: Sequence[Run], console: Console) -> None:

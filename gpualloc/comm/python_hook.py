@@ -39,6 +39,12 @@ class PythonHookState:
         self._nonfinite_now: Tensor | None = None  # [] flag of the running step
         self._nonfinite_steps: Tensor | None = None  # [] number of the steps before it
 
+    def last_nonfinite(self) -> list[Tensor]:
+        return [] if self._nonfinite_now is None else [self._nonfinite_now]
+
+    def last_sumsq(self) -> list[Tensor]:
+        return []  # the norm reads the gradients again
+
     def begin_bucket(self, bucket: GradBucket) -> None:
         if bucket.index() == 0:
             self._fold()
@@ -53,8 +59,7 @@ class PythonHookState:
         self._nonfinite_now = found if self._nonfinite_now is None else self._nonfinite_now.logical_or(found.to(self._nonfinite_now.device))
 
     def totals(self) -> Totals:
-        self._fold()
-        found = 0 if self._nonfinite_steps is None else int(self._nonfinite_steps.item())
+        found = sum(int(steps.item()) for steps in (self._nonfinite_steps, self._nonfinite_now) if steps is not None)
         return replace(self._totals, nonfinite_steps=self._totals.nonfinite_steps + found)
 
     def load(self, totals: Totals) -> None:
@@ -76,4 +81,4 @@ def hook(state: PythonHookState, bucket: GradBucket) -> Future[Tensor]:
 def register(ddp_model: DistributedDataParallel, wire: str) -> HookHandle:
     state = PythonHookState(ddp_model.process_group, wire)
     ddp_model.register_comm_hook(state, hook)
-    return HookHandle(state, Totals, wire=wire, native=False)
+    return HookHandle(ddp_model, state, Totals, wire=wire, native=False)

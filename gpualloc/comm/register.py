@@ -11,7 +11,7 @@ from gpualloc.errors import GpuallocError, UsageError
 WIRES = ("fp32", "fp16", "bf16")
 
 
-def register_comm_hook(ddp_model: DistributedDataParallel, wire: str = "fp16") -> HookHandle:
+def register_comm_hook(ddp_model: DistributedDataParallel, wire: str = "fp16", *, sum_squares: bool = False) -> HookHandle:
     """Send this model's FP32 gradients as `wire` from the next backward pass on.
 
     Each bucket is divided by the world size in FP32, narrowed, all-reduced on the model's process group and widened back, on
@@ -24,6 +24,8 @@ def register_comm_hook(ddp_model: DistributedDataParallel, wire: str = "fp16") -
     Args:
         ddp_model: before its first backward pass; a DDP model takes one hook.
         wire: "fp32", "fp16" or "bf16".
+        sum_squares: sum the squares of the averaged gradients while they are widened, so that `handle.grad_norm()` and
+            `handle.clip_grad_norm_()` need not read them again.
 
     Raises:
         UsageError: not a DDP model, or another wire.
@@ -38,7 +40,7 @@ def register_comm_hook(ddp_model: DistributedDataParallel, wire: str = "fp16") -
         raise UsageError(f"register_comm_hook: wire={wire!r} is not one of {', '.join(WIRES)}")
     try:
         if _native.available_or_warn():
-            return _register_native(ddp_model, wire)
+            return _register_native(ddp_model, wire, sum_squares)
         from gpualloc.comm import python_hook
 
         return python_hook.register(ddp_model, wire)
@@ -50,9 +52,9 @@ def register_comm_hook(ddp_model: DistributedDataParallel, wire: str = "fp16") -
         raise
 
 
-def _register_native(ddp_model: DistributedDataParallel, wire: str) -> HookHandle:
+def _register_native(ddp_model: DistributedDataParallel, wire: str, sum_squares: bool) -> HookHandle:
     native = _native.module()
-    state = native.register_gradient_hook(ddp_model.reducer, ddp_model.process_group, wire)
+    state = native.register_gradient_hook(ddp_model.reducer, ddp_model.process_group, wire, sum_squares)
     if ddp_model.logger is not None:
         ddp_model.logger._set_comm_hook_name(f"gpualloc_{wire}")
-    return HookHandle(state, native.HookTotals, wire=wire, native=True)
+    return HookHandle(ddp_model, state, native.HookTotals, wire=wire, native=True)

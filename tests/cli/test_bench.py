@@ -166,7 +166,8 @@ def test_an_interrupted_run_is_kept_and_resumed(store_path: Path) -> None:
     _, stderr = command.communicate(timeout=30)
     assert command.returncode == 130
     assert "interrupted (SIGINT): add --resume to go on; run 1 is kept" in stderr
-    assert psutil.wait_procs(children, timeout=1)[1] == []
+    # A zombie has ended; only this machine's process 1 is slow to notice.
+    assert [child for child in psutil.wait_procs(children, timeout=5)[1] if child.status() != psutil.STATUS_ZOMBIE] == []
     with ResultsStore(store_path) as store:
         assert store.run(1).status == "interrupted"
         kept, _ = store.measurements(1)

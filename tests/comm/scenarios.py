@@ -188,3 +188,32 @@ def long_run(rank: int, world_size: int, device: str) -> dict[str, Any]:
     resumed = gpualloc.register_comm_hook(wrap(nn.Linear(3, 2), device), wire="bf16")
     resumed.load_state_dict(saved)
     return {"saved": saved, "resumed": resumed.state_dict()}
+
+
+def norms(rank: int, world_size: int, device: str, wire: str, sum_squares: bool) -> dict[str, Any]:
+    """Gradient norm, clipping and found_inf of a model with FP32 and FP64 parameters, beside torch's own."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList(nn.Parameter(torch.ones(size)) for size in ((3000,), (7, 5), (1,)))
+            self.wide = nn.Parameter(torch.ones(11, dtype=torch.float64))
+
+        def forward(self, factor: Tensor) -> Tensor:
+            return sum((weight * factor * (k + 1)).sum() for k, weight in enumerate(self.weights)) + (self.wide * factor).sum()
+
+    ddp = wrap(Mixed(), device, gradient_as_bucket_view=True)
+    handle = gpualloc.register_comm_hook(ddp, wire=wire, sum_squares=sum_squares)
+    results: dict[str, Any] = {"steps": []}
+    for step in range(4):  # the buckets are rebuilt after the first
+        ddp.zero_grad()
+        factor = float("inf") if step == 2 and rank == 0 else 0.5 + rank + step
+        ddp(torch.tensor(factor, device=device)).backward()
+        gradients = [parameter.grad for parameter in ddp.parameters()]
+        theirs = torch.nn.utils.get_total_norm(gradients).cpu()
+        found = handle.found_inf().cpu()
+        handle.stats()  # reading the totals changes nothing
+        ours, clipped = handle.grad_norm().cpu(), handle.clip_grad_norm_(3.0).cpu()
+        after = torch.nn.utils.get_total_norm(gradients).cpu()
+        results["steps"].append({"theirs": theirs, "ours": ours, "clipped": clipped, "after": after, "found_inf": found})
+    return results

@@ -1,0 +1,20 @@
+"""Skips what this machine cannot run, by marker and with the reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
+    if not torch.cuda.is_available():
+        missing["gpu"] = "needs a CUDA device"
+    if not dist.is_nccl_available():
+        missing["nccl"] = "needs NCCL"
+    for item in items:
+        for name, reason in missing.items():
+            if item.get_closest_marker(name) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+                break
