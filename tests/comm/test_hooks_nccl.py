@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.comm import scenarios
-from tests.comm.test_hooks import assert_ranks_equal, error_bounds
+from tests.comm.test_hooks import assert_norms_equal_torchs, assert_ranks_equal, error_bounds
 from tests.ranks import run_ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.nccl]
@@ -29,6 +29,8 @@ def _everything(rank: int, world_size: int) -> dict[str, Any]:
             results[f"{hook} {index}"] = scenarios.known_gradients(rank, world_size, "cuda", hook, options, **kwargs)  # type: ignore[arg-type]
     for hook in ("stock", "fp16", "bf16"):
         results[f"train {hook}"] = scenarios.train(rank, world_size, "cuda", hook)
+    for wire, sum_squares in (("fp16", True), ("fp16", False), ("bf16", True), ("fp32", False)):
+        results[f"norms {wire} {sum_squares}"] = scenarios.norms(rank, world_size, "cuda", wire, sum_squares)
     results["scaler"] = scenarios.scaler_skips_overflow(rank, world_size, "cuda")
     results["long_run"] = scenarios.long_run(rank, world_size, "cuda")
     for dtype in (torch.float64, torch.complex64, torch.bfloat16):
@@ -63,6 +65,8 @@ def test_every_scenario_on_two_ranks() -> None:
         assert_ranks_equal([first[f"train {hook}"], second[f"train {hook}"]])
         for a, b in zip(first["train stock"], first[f"train {hook}"], strict=True):
             assert (a - b).norm() <= 0.02 * a.norm() + 1e-3
+    for name in (name for name in first if name.startswith("norms")):
+        assert_norms_equal_torchs([first[name], second[name]])
     for result in (first, second):
         assert result["scaler"]["nonfinite_steps"] == 1
         assert torch.equal(result["scaler"]["weights"][1], result["scaler"]["weights"][0])
