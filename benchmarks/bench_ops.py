@@ -1,7 +1,7 @@
-"""pack and unpack beside what torch offers, on the device at hand: pytest benchmarks/bench_ops.py
+"""pack and unpack on the device at hand, to find regressions: pytest benchmarks/bench_ops.py
 
 Every round takes other memory than the one before. CUDA times include the launch and a synchronisation (some microseconds);
-benchmarks/compare_pack.py measures the kernels alone.
+benchmarks/compare_pack.py measures the kernels alone, beside their peers.
 """
 
 from __future__ import annotations
@@ -20,21 +20,9 @@ from gpualloc import ops
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def torch_pack(gradients: list[Tensor], flat: Tensor) -> None:
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(parts, torch._foreach_mul([gradient.view(-1) for gradient in gradients], 0.5))
-
-
-def torch_unpack(gradients: list[Tensor], flat: Tensor) -> None:
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_([gradient.view(-1) for gradient in gradients], parts)
-
-
 CALLS: dict[str, Callable[[list[Tensor], Tensor], None]] = {
     "pack-gpualloc": lambda gradients, flat: ops.pack(gradients, flat, 0.5),
-    "pack-torch_foreach": torch_pack,
     "unpack-gpualloc": lambda gradients, flat: ops.unpack(flat, gradients),
-    "unpack-torch_foreach": torch_unpack,
 }
 
 

@@ -89,7 +89,7 @@ class Measurement:
     case: BenchCase
     status: str  # "ok", "skipped", "oom", "failed"
     reason: str | None = None
-    backend: str | None = None  # "nccl" or "gloo"; None for a single process
+    backend: str | None = None  # "nccl" or "gloo", and how ranks share a GPU; None for a single process with a device of its own
     repeat_step_times_s: tuple[float, ...] = ()  # median over the steps of each repeat
     step_time_s: float | None = None  # median of the repeats' medians
     step_time_low_s: float | None = None  # smallest of the repeats' medians
@@ -100,7 +100,7 @@ class Measurement:
     tokens_per_s: float | None = None  # over all ranks; None for image models
     peak_memory_bytes: int | None = None  # per rank: allocated on the GPU, or resident on the CPU
     loss_start: float | None = None  # mean over the ranks, first timed step
-    loss_end: float | None = None  # mean over the ranks, last timed step
+    loss_end: float | None = None  # mean over the ranks, last timed step of the planned repeats
     wire_bytes_per_step: int | None = None  # gradient bytes a rank hands to all-reduce in one step
     nonfinite_steps: int | None = None  # steps whose reduced gradient held inf or NaN, where the hook counts them
     environment: Environment | None = None
