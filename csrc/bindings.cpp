@@ -28,10 +28,10 @@ gpualloc::Wire parse_wire(const std::string& wire) {
 
 std::shared_ptr<gpualloc::GradientHookState> register_gradient_hook(const std::shared_ptr<c10d::Reducer>& reducer,
                                                                     c10d::ProcessGroup& group, const std::string& wire,
-                                                                    bool sum_squares) {
+                                                                    bool sum_squares, bool dynamic_scale) {
   // By reference and not by holder: torch registers process groups with a holder type of its own.
   auto shared_group = c10::intrusive_ptr<c10d::ProcessGroup>::unsafe_reclaim_from_nonowning(&group);
-  auto state = std::make_shared<gpualloc::GradientHookState>(std::move(shared_group), parse_wire(wire), sum_squares);
+  auto state = std::make_shared<gpualloc::GradientHookState>(std::move(shared_group), parse_wire(wire), sum_squares, dynamic_scale);
   reducer->register_comm_hook(std::make_unique<gpualloc::GradientHook>(state));
   return state;
 }
@@ -81,7 +81,7 @@ void pack(const py::sequence& sequence, py::handle out, double scale, py::handle
   const at::Tensor flat = tensor_of(out, "out");
   const std::optional<at::Tensor> nonfinite = counter_of(nonfinite_counter, "nonfinite");
   const py::gil_scoped_release no_gil;
-  if (!needs_dispatcher(tensors, flat)) return gpualloc::pack(tensors, flat, scale, nonfinite);
+  if (!needs_dispatcher(tensors, flat)) return gpualloc::pack(tensors, flat, scale, {nonfinite, {}, {}});
   static const auto dispatched = operation<void(at::TensorList, const at::Tensor&, double, const std::optional<at::Tensor>&)>("gpualloc::pack");
   dispatched.call(tensors, flat, scale, nonfinite);
 }
@@ -91,7 +91,7 @@ void unpack(py::handle wire, const py::sequence& sequence, double scale, py::han
   const at::Tensor flat = tensor_of(wire, "flat");
   const std::optional<at::Tensor> sumsq = counter_of(sumsq_counter, "sumsq"), nonfinite = counter_of(nonfinite_counter, "nonfinite");
   const py::gil_scoped_release no_gil;
-  if (!needs_dispatcher(tensors, flat)) return gpualloc::unpack(flat, tensors, scale, sumsq, nonfinite);
+  if (!needs_dispatcher(tensors, flat)) return gpualloc::unpack(flat, tensors, scale, {nonfinite, sumsq, {}});
   static const auto dispatched = operation<void(const at::Tensor&, at::TensorList, double, const std::optional<at::Tensor>&,
                                                 const std::optional<at::Tensor>&)>("gpualloc::unpack");
   dispatched.call(flat, tensors, scale, sumsq, nonfinite);
@@ -126,11 +126,12 @@ PYBIND11_MODULE(_C, module) {
   using gpualloc::GradientHookState;
   py::class_<GradientHookState, std::shared_ptr<GradientHookState>>(module, "GradientHookState")
       .def("totals", &GradientHookState::totals, py::call_guard<py::gil_scoped_release>())
+      .def("wire_scale", &GradientHookState::wire_scale, py::call_guard<py::gil_scoped_release>())
       .def("load", &GradientHookState::load, py::call_guard<py::gil_scoped_release>())
       .def("last_nonfinite", &GradientHookState::last_nonfinite, py::call_guard<py::gil_scoped_release>())
       .def("last_sumsq", &GradientHookState::last_sumsq, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("counts_nonfinite", &GradientHookState::counts_nonfinite);
 
   module.def("register_gradient_hook", &register_gradient_hook, py::arg("reducer"), py::arg("process_group"), py::arg("wire"),
-             py::arg("sum_squares"));
+             py::arg("sum_squares"), py::arg("dynamic_scale"));
 }

@@ -1,9 +1,10 @@
 #include "ops.h"
 
-#include <ATen/core/Formatting.h>
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include "segment.h"
+#include "wire_scale.h"
 
 namespace gpualloc {
 namespace {
@@ -61,11 +62,10 @@ bool has_kernels(at::DeviceType device) {
 
 }  // namespace
 
-void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const std::optional<at::Tensor>& nonfinite) {
+void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const Counters& counters) {
   check_flat(flat, "out");
-  check_counter(nonfinite, at::kLong, flat.device(), "nonfinite");
+  check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
   const Segments segments = segments_of(tensors, flat);
-  const CounterTensors counters{nonfinite, std::nullopt};
   if (flat.numel() == 0) return;
   if (!has_kernels(flat.device().type())) return pack_aten(tensors, flat, scale, counters);
 #ifdef GPUALLOC_CUDA
@@ -74,13 +74,11 @@ void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const st
   pack_cpu(segments, flat, static_cast<float>(scale), counters);
 }
 
-void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const std::optional<at::Tensor>& sumsq,
-            const std::optional<at::Tensor>& nonfinite) {
+void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const Counters& counters) {
   check_flat(flat, "flat");
-  check_counter(sumsq, at::kDouble, flat.device(), "sumsq");
-  check_counter(nonfinite, at::kLong, flat.device(), "nonfinite");
+  check_counter(counters.sumsq, at::kDouble, flat.device(), "sumsq");
+  check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
   const Segments segments = segments_of(tensors, flat);
-  const CounterTensors counters{nonfinite, sumsq};
   if (flat.numel() == 0) return;
   if (!has_kernels(flat.device().type())) return unpack_aten(tensors, flat, scale, counters);
 #ifdef GPUALLOC_CUDA
@@ -89,15 +87,39 @@ void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const 
   unpack_cpu(segments, flat, static_cast<float>(scale), counters);
 }
 
-namespace {
-
-void pack_flat(const at::Tensor& buffer, const at::Tensor& out, double scale, const std::optional<at::Tensor>& nonfinite) {
-  pack(buffer, out, scale, nonfinite);
+at::Tensor make_wire_state(at::Device device, float scale) {
+  const WireState state{scale, 1 / scale, 0, 0};
+  return at::tensor({state.scale, state.inverse, state.absmax, state.hold}, at::kFloat).to(device);
 }
 
-void unpack_flat(const at::Tensor& flat, const at::Tensor& buffer, double scale, const std::optional<at::Tensor>& sumsq,
-                 const std::optional<at::Tensor>& nonfinite) {
-  unpack(flat, buffer, scale, sumsq, nonfinite);
+void update_wire_state(const at::Tensor& wire_state, const at::Tensor& nonfinite) {
+#ifdef GPUALLOC_CUDA
+  if (wire_state.is_cuda()) return update_cuda(wire_state, nonfinite);
+#endif
+  const at::Tensor host = wire_state.cpu();  // itself on the CPU; a device without kernels is waited for
+  auto* const state = reinterpret_cast<WireState*>(host.data_ptr<float>());
+  *state = next_state(*state, nonfinite.item<int64_t>() != 0);
+  if (!wire_state.is_cpu()) wire_state.copy_(host);
+}
+
+namespace {
+
+using Counter = std::optional<at::Tensor>;
+
+void pack_op(at::TensorList tensors, const at::Tensor& out, double scale, const Counter& nonfinite) {
+  pack(tensors, out, scale, {nonfinite, {}, {}});
+}
+
+void unpack_op(const at::Tensor& flat, at::TensorList tensors, double scale, const Counter& sumsq, const Counter& nonfinite) {
+  unpack(flat, tensors, scale, {nonfinite, sumsq, {}});
+}
+
+void pack_flat_op(const at::Tensor& buffer, const at::Tensor& out, double scale, const Counter& nonfinite) {
+  pack(buffer, out, scale, {nonfinite, {}, {}});
+}
+
+void unpack_flat_op(const at::Tensor& flat, const at::Tensor& buffer, double scale, const Counter& sumsq, const Counter& nonfinite) {
+  unpack(flat, buffer, scale, {nonfinite, sumsq, {}});
 }
 
 }  // namespace
@@ -114,8 +136,8 @@ TORCH_LIBRARY(gpualloc, library) {
 }
 
 TORCH_LIBRARY_IMPL(gpualloc, CompositeExplicitAutograd, library) {
-  library.impl("pack", gpualloc::pack);
-  library.impl("unpack", gpualloc::unpack);
-  library.impl("pack_flat", gpualloc::pack_flat);
-  library.impl("unpack_flat", gpualloc::unpack_flat);
+  library.impl("pack", gpualloc::pack_op);
+  library.impl("unpack", gpualloc::unpack_op);
+  library.impl("pack_flat", gpualloc::pack_flat_op);
+  library.impl("unpack_flat", gpualloc::unpack_flat_op);
 }

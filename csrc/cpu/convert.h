@@ -9,6 +9,7 @@ namespace gpualloc::cpu {
 struct Tally {
   int64_t nonfinite = 0;
   double sumsq = 0;  // of the finite and non-finite results alike; only filled by unpack when asked
+  float absmax = 0;  // the largest magnitude; NaN where there is one; only filled by unpack into FP32
 };
 
 struct Converters {

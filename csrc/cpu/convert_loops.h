@@ -33,7 +33,7 @@ struct Storage<Dtype::bf16> { using type = uint16_t; using bits = uint16_t; stat
 // A stored value is inf or NaN exactly when its bits without the sign are at least those of inf. The compiler vectorises
 // the maximum; only a block that holds one is counted.
 template <Dtype D>
-int64_t count_nonfinite(const typename Storage<D>::type* values, int64_t numel) {
+void look_at(const typename Storage<D>::type* values, int64_t numel, Tally& tally) {
   using Bits = typename Storage<D>::bits;
   constexpr Bits kMagnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
   Bits largest = 0;
@@ -43,10 +43,9 @@ int64_t count_nonfinite(const typename Storage<D>::type* values, int64_t numel) 
     return static_cast<Bits>(bits & kMagnitude);
   };
   for (int64_t i = 0; i < numel; ++i) largest = std::max(largest, magnitude(i));
-  if (largest < Storage<D>::kInf) return 0;
-  int64_t count = 0;
-  for (int64_t i = 0; i < numel; ++i) count += magnitude(i) >= Storage<D>::kInf;
-  return count;
+  if constexpr (D == Dtype::f32) tally.absmax = larger_magnitude(tally.absmax, float_of(largest));
+  if (largest < Storage<D>::kInf) return;
+  for (int64_t i = 0; i < numel; ++i) tally.nonfinite += magnitude(i) >= Storage<D>::kInf;
 }
 
 template <Dtype From, Dtype To, bool kSumsq>
@@ -69,7 +68,7 @@ Tally convert(const void* from_ptr, void* to_ptr, int64_t numel, float scale) {
       narrow<To>(value, to + i);
       if constexpr (kSumsq) tail_squares += value * value;
     }
-    tally.nonfinite += count_nonfinite<To>(to + begin, end - begin);
+    look_at<To>(to + begin, end - begin, tally);
     if constexpr (kSumsq) tally.sumsq += static_cast<double>(squares.sum()) + tail_squares;
   }
   return tally;

@@ -22,6 +22,9 @@ inline float float_of(uint32_t bits) {
   return value;
 }
 
+// The larger of two magnitudes, neither below zero; NaN counts as larger than inf.
+inline float larger_magnitude(float a, float b) { return bits_of(a) < bits_of(b) ? b : a; }
+
 inline uint16_t to_bf16(float value) {
   const uint32_t bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x0040u);  // a quiet NaN

@@ -26,8 +26,8 @@ bool is_narrowed(const c10d::GradBucket& bucket) {
 
 }  // namespace
 
-GradientHookState::GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire, bool sum_squares)
-    : group_(std::move(group)), wire_(wire), sum_squares_(sum_squares) {}
+GradientHookState::GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire, bool sum_squares, bool dynamic_scale)
+    : group_(std::move(group)), wire_(wire), sum_squares_(sum_squares), dynamic_scale_(dynamic_scale) {}
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket& bucket) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -38,18 +38,18 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket&
 
   const at::Tensor buffer = bucket.getBuffer();
   const at::Tensor wire = wire_for(bucket.getIndex(), buffer);
-  const at::Tensor nonfinite = nonfinite_slot(buffer.device());
-  std::optional<at::Tensor> sumsq;
-  if (sum_squares_) sumsq = sumsq_for(bucket.getIndex(), buffer.device());
-  pack(buffer, wire, 1.0 / group_->getSize(), std::nullopt);
+  const Device& device = on(buffer.device());
+  Counters counters{device.nonfinite.narrow(0, slot(), 1), {}, device.wire_state};
+  if (sum_squares_) counters.sumsq = sumsq_for(bucket.getIndex(), buffer.device());
+  pack(buffer, wire, 1.0 / group_->getSize(), {{}, {}, device.wire_state});
   totals_.wire_bytes += bytes_of(wire);
   std::vector<at::Tensor> tensors{wire};
   // The callback's current stream is one that already waits for the all-reduce; the tensors it uses outlive the step
   // (the reducer holds the bucket, this state the rest), and the reducer waits for the returned future before it ends.
   return group_->allreduce(tensors)->getFuture()->then(
-      [buffer, wire, nonfinite, sumsq](c10::ivalue::Future& done) -> c10::IValue {
+      [buffer, wire, counters](c10::ivalue::Future& done) -> c10::IValue {
         done.value();  // throws what made the all-reduce fail
-        unpack(wire, buffer, 1.0, sumsq, nonfinite);
+        unpack(wire, buffer, 1.0, counters);
         return buffer;
       },
       c10::TensorType::get());
@@ -66,17 +66,20 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::average_uncompressed(
 }
 
 void GradientHookState::begin_step() {
+  // The reducer waited for all buckets of the last step, so what they counted is whole.
+  for (Device& device : devices_) {
+    if (device.wire_state.has_value()) update_wire_state(*device.wire_state, device.nonfinite.narrow(0, slot(), 1));
+  }
   ++totals_.steps;
-  if (slot() != 0 || nonfinite_.empty()) return;
-  // Every slot has been used, and the reducer waited for all buckets of the last step: add the slots up before they are used again.
-  const at::Tensor steps = nonfinite_steps();
+  if (slot() != 0 || devices_.empty()) return;
+  const at::Tensor steps = nonfinite_steps();  // every slot has been used: add them up before they are used again
   folded_steps_ = folded_steps_.defined() ? folded_steps_.add_(steps) : steps;
-  for (at::Tensor& counts : nonfinite_) counts.zero_();
+  for (Device& device : devices_) device.nonfinite.zero_();
 }
 
 at::Tensor GradientHookState::nonfinite_steps() const {
-  at::Tensor any = nonfinite_.front().ne(0);
-  for (const at::Tensor& counts : nonfinite_) any.logical_or_(counts.ne(0).to(any.device()));
+  at::Tensor any = devices_.front().nonfinite.ne(0);
+  for (const Device& device : devices_) any.logical_or_(device.nonfinite.ne(0).to(any.device()));
   return any.sum();
 }
 
@@ -84,15 +87,25 @@ HookTotals GradientHookState::totals() {
   const std::lock_guard<std::mutex> lock(mutex_);
   HookTotals now = totals_;
   if (folded_steps_.defined()) now.nonfinite_steps += folded_steps_.item<int64_t>();
-  if (!nonfinite_.empty()) now.nonfinite_steps += nonfinite_steps().item<int64_t>();
+  if (!devices_.empty()) now.nonfinite_steps += nonfinite_steps().item<int64_t>();
   return now;
 }
 
-void GradientHookState::load(const HookTotals& totals) {
+double GradientHookState::wire_scale() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (at::Tensor& counts : nonfinite_) counts.zero_();
-  folded_steps_ = at::Tensor();
+  if (devices_.empty() || !devices_.front().wire_state.has_value()) return first_scale_;
+  const Device& device = devices_.front();
+  const at::Tensor next = device.wire_state->clone();  // what the next step would make of this one
+  update_wire_state(next, device.nonfinite.narrow(0, slot(), 1));
+  return next.select(0, 0).item<double>();
+}
+
+void GradientHookState::load(const HookTotals& totals, double wire_scale) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   totals_ = totals;
+  folded_steps_ = at::Tensor();
+  first_scale_ = wire_scale;
+  devices_.clear();
 }
 
 at::Tensor GradientHookState::wire_for(size_t bucket, const at::Tensor& buffer) {
@@ -110,7 +123,7 @@ std::vector<at::Tensor> GradientHookState::last_nonfinite() {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<at::Tensor> counts;
   if (totals_.steps == 0) return counts;
-  for (const at::Tensor& slots : nonfinite_) counts.push_back(slots.select(0, slot()).clone());
+  for (const Device& device : devices_) counts.push_back(device.nonfinite.select(0, slot()).clone());
   return counts;
 }
 
@@ -134,12 +147,14 @@ at::Tensor GradientHookState::sumsq_for(size_t bucket, at::Device device) {
   return sumsq;
 }
 
-at::Tensor GradientHookState::nonfinite_slot(at::Device device) {
-  for (const at::Tensor& counts : nonfinite_) {
-    if (counts.device() == device) return counts.narrow(0, slot(), 1);
+GradientHookState::Device& GradientHookState::on(at::Device device) {
+  for (Device& known : devices_) {
+    if (known.nonfinite.device() == device) return known;
   }
-  nonfinite_.push_back(at::zeros({kSlots}, at::TensorOptions().dtype(at::kLong).device(device)));
-  return nonfinite_.back().narrow(0, slot(), 1);
+  Device fresh{at::zeros({kSlots}, at::TensorOptions().dtype(at::kLong).device(device)), {}};
+  if (dynamic_scale_) fresh.wire_state = make_wire_state(device, static_cast<float>(first_scale_));
+  devices_.push_back(std::move(fresh));
+  return devices_.back();
 }
 
 }  // namespace gpualloc

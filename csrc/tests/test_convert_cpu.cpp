@@ -3,6 +3,7 @@
 
 #include "cpu/convert.h"
 #include "tests/reference.h"
+#include "wire_scale.h"
 
 using namespace gpualloc;
 using namespace gpualloc::test;
@@ -42,14 +43,16 @@ void test_unpack(const cpu::Converters& isa, Dtype dtype, Dtype wire, int64_t nu
   char* const to = target.data() + skew * size_of(dtype);
   const cpu::Tally tally = isa.unpack(from, wire, to, dtype, numel, scale, true);
   int64_t nonfinite = 0, wrong = 0;
-  double sumsq = 0;
+  double sumsq = 0, absmax = 0;
   for (int64_t i = 0; i < numel; ++i) {
     const float value = static_cast<float>(value_of(from[i], wire)) * scale;
     const double expected = stored(value, dtype);
     nonfinite += !std::isfinite(expected);
     sumsq += static_cast<double>(value) * value;
     wrong += !same(load(to, dtype, i), expected);
+    absmax = std::isnan(expected) || std::fabs(expected) > absmax ? std::fabs(expected) : absmax;  // NaN, once met, stays
   }
+  if (dtype == Dtype::f32) check(same(tally.absmax, absmax), "%s unpack: largest %g, expected %g", isa.isa, double(tally.absmax), absmax);
   check(wrong == 0, "%s unpack %s -> %s, %ld elements + %ld, scale %g: %ld wrong", isa.isa, name_of(wire), name_of(dtype), long(numel),
         long(skew), scale, long(wrong));
   check(tally.nonfinite == nonfinite, "%s unpack %s -> %s, %ld elements: counted %ld non-finite of %ld", isa.isa, name_of(wire),
@@ -61,6 +64,23 @@ void test_unpack(const cpu::Converters& isa, Dtype dtype, Dtype wire, int64_t nu
           isa.isa, name_of(wire), name_of(dtype), long(numel), tally.sumsq, sumsq);
   }
   check(std::all_of(target.end() - 8, target.end(), [](char byte) { return byte == 0x5a; }), "%s unpack: wrote past the end", isa.isa);
+}
+
+// One step of the wire scale.
+void test_wire_scale() {
+  const auto scale_after = [](WireState state, bool overflowed) { return next_state(state, overflowed).scale; };
+  check(scale_after({1, 1, 0.5f, 0}, false) == 2, "grows by two a step");
+  check(scale_after({1, 1, 0.5f, 3}, false) == 1, "does not grow while held");
+  check(next_state({1, 1, 0.5f, 3}, false).hold == 2, "is held one step less");
+  check(scale_after({4096, 0, 0.5f, 0}, false) == 4096, "stays where the largest gradient is at 2**11");
+  check(scale_after({1, 1, 1e5f, 0}, false) == 0x1p-5f, "falls at once");
+  check(scale_after({8, 0, INFINITY, 0}, true) == 4, "halves on overflow");
+  check(next_state({8, 0, NAN, 0}, true).hold == kHoldSteps, "is held after an overflow");
+  check(scale_after({kMinScale, 0, INFINITY, 0}, true) == kMinScale && scale_after({kMaxScale, 0, 1e-30f, 0}, false) == kMaxScale, "has ends");
+  check(scale_after({8, 0, 0, 0}, false) == 16 && scale_after({kBlindScale, 0, 0, 0}, false) == kBlindScale, "tries a larger one on zeros");
+  check(scale_after({4096, 0, 0, 0}, false) == 4096, "is not lowered by zeros");
+  const WireState next = next_state({1, 1, 3e-40f, 0}, false);
+  check(next.scale == 2 && next.inverse == 0.5f && next.absmax == 0, "a denormal gradient");
 }
 
 // All 65,536 values of a 16-bit format, widened exactly and narrowed back to the same bits.
@@ -97,5 +117,6 @@ int main() {
     }
     std::printf("%s checked\n", isa->isa);
   }
+  test_wire_scale();
   return finish();
 }

@@ -24,6 +24,7 @@ class HookStats:
     steps: int  # synchronised backward passes
     buckets: int  # all-reduces
     wire_bytes: int  # gradient bytes this rank handed to all-reduce
+    wire_scale: float  # what the next step's gradients are multiplied with on the wire
     nonfinite_steps: int | None  # steps whose averaged gradient held inf or NaN; None for wire="fp32", which does not look
 
 
@@ -42,7 +43,8 @@ class HookState(Protocol):
     counts_nonfinite: bool
 
     def totals(self) -> HookTotals: ...
-    def load(self, totals: Any) -> None: ...
+    def wire_scale(self) -> float: ...
+    def load(self, totals: Any, wire_scale: float) -> None: ...
     def last_nonfinite(self) -> list[Tensor]: ...
     def last_sumsq(self) -> list[Tensor]: ...
 
@@ -66,6 +68,7 @@ class HookHandle:
             steps=totals.steps,
             buckets=totals.buckets,
             wire_bytes=totals.wire_bytes,
+            wire_scale=self._state.wire_scale(),
             nonfinite_steps=totals.nonfinite_steps if self._state.counts_nonfinite else None,
         )
 
@@ -130,7 +133,7 @@ class HookHandle:
         return {"version": STATE_VERSION, **dataclasses.asdict(self.stats())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the totals of the run that wrote `state`.
+        """Continue the totals and the wire scale of the run that wrote `state`.
 
         Raises:
             GpuallocError: `state` is of a newer gpualloc, of another wire format, or not a hook's state.
@@ -145,9 +148,10 @@ class HookHandle:
             )
         try:
             totals = {name: int(state[name] or 0) for name in ("steps", "buckets", "wire_bytes", "nonfinite_steps")}
+            wire_scale = float(state["wire_scale"])
         except (KeyError, TypeError, ValueError) as error:
             raise GpuallocError(f"hook state: {error!r} in {sorted(state)}; pass what state_dict() returned") from error
-        self._state.load(self._totals_type(**totals))
+        self._state.load(self._totals_type(**totals), wire_scale)
 
 
 def _by_device(tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:

@@ -28,6 +28,27 @@ class Totals:
     nonfinite_steps: int = 0
 
 
+class NonfiniteSteps:
+    """Counts steps with inf or NaN on the device. Apart from the state, because callbacks hold it: one that held the process group
+    could be its last owner, in the group's own thread, which cannot wait for its own end."""
+
+    def __init__(self) -> None:
+        self.now: Tensor | None = None  # [] flag of the running step
+        self._before: Tensor | None = None  # [] number of the steps before it
+
+    def note(self, averaged: Tensor) -> None:
+        found = averaged.isfinite().all().logical_not()
+        self.now = found if self.now is None else self.now.logical_or(found.to(self.now.device))
+
+    def begin_step(self) -> None:
+        if self.now is not None:
+            self._before = self.now.long() if self._before is None else self._before + self.now
+            self.now = None
+
+    def total(self) -> int:
+        return sum(int(steps.item()) for steps in (self._before, self.now) if steps is not None)
+
+
 class PythonHookState:
     """The counterpart of gpualloc._C.GradientHookState."""
 
@@ -35,47 +56,38 @@ class PythonHookState:
         self.group = group
         self.wire_dtype = _WIRE_DTYPES.get(wire)
         self.counts_nonfinite = self.wire_dtype is not None
+        self.nonfinite = NonfiniteSteps()
         self._totals = Totals()
-        self._nonfinite_now: Tensor | None = None  # [] flag of the running step
-        self._nonfinite_steps: Tensor | None = None  # [] number of the steps before it
-
-    def last_nonfinite(self) -> list[Tensor]:
-        return [] if self._nonfinite_now is None else [self._nonfinite_now]
-
-    def last_sumsq(self) -> list[Tensor]:
-        return []  # the norm reads the gradients again
 
     def begin_bucket(self, bucket: GradBucket) -> None:
         if bucket.index() == 0:
-            self._fold()
+            self.nonfinite.begin_step()
             self._totals.steps += 1
         self._totals.buckets += 1
         buffer = bucket.buffer()
         narrowed = self.wire_dtype is not None and is_narrowed(bucket)
         self._totals.wire_bytes += buffer.numel() * 2 if narrowed else buffer.nbytes
 
-    def note(self, averaged: Tensor) -> None:
-        found = averaged.isfinite().all().logical_not()
-        self._nonfinite_now = found if self._nonfinite_now is None else self._nonfinite_now.logical_or(found.to(self._nonfinite_now.device))
-
     def totals(self) -> Totals:
-        found = sum(int(steps.item()) for steps in (self._nonfinite_steps, self._nonfinite_now) if steps is not None)
-        return replace(self._totals, nonfinite_steps=self._totals.nonfinite_steps + found)
+        return replace(self._totals, nonfinite_steps=self._totals.nonfinite_steps + self.nonfinite.total())
 
-    def load(self, totals: Totals) -> None:
-        self._nonfinite_now = self._nonfinite_steps = None
+    def last_nonfinite(self) -> list[Tensor]:
+        return [] if self.nonfinite.now is None else [self.nonfinite.now]
+
+    def last_sumsq(self) -> list[Tensor]:
+        return []  # the norm reads the gradients again
+
+    def wire_scale(self) -> float:
+        return 1.0
+
+    def load(self, totals: Totals, wire_scale: float) -> None:
+        self.nonfinite = NonfiniteSteps()
         self._totals = totals
-
-    def _fold(self) -> None:
-        if self._nonfinite_now is not None:
-            found = self._nonfinite_now.long()
-            self._nonfinite_steps = found if self._nonfinite_steps is None else self._nonfinite_steps + found
-            self._nonfinite_now = None
 
 
 def hook(state: PythonHookState, bucket: GradBucket) -> Future[Tensor]:
     state.begin_bucket(bucket)
-    return average_bucket(state.group, bucket, state.wire_dtype, state.note)
+    return average_bucket(state.group, bucket, state.wire_dtype, state.nonfinite.note)
 
 
 def register(ddp_model: DistributedDataParallel, wire: str) -> HookHandle:

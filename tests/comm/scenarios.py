@@ -217,3 +217,25 @@ def norms(rank: int, world_size: int, device: str, wire: str, sum_squares: bool)
         after = torch.nn.utils.get_total_norm(gradients).cpu()
         results["steps"].append({"theirs": theirs, "ours": ours, "clipped": clipped, "after": after, "found_inf": found})
     return results
+
+
+def constant_gradients(rank: int, world_size: int, device: str, values: tuple[float, float], steps: int) -> dict[str, Any]:
+    """What arrives, step by step, where rank r's gradient is always values[r] and the wire scale is dynamic."""
+    ddp = wrap(nn.Linear(1, 1, bias=False), device)
+    handle = gpualloc.register_comm_hook(ddp, wire="fp16", wire_scale="dynamic")
+    arrived, scales = [], []
+    for _ in range(steps):
+        ddp.zero_grad()
+        ddp(torch.full((1, 1), values[rank], device=device)).sum().backward()
+        arrived.append(ddp.module.weight.grad.item())
+        scales.append(handle.stats().wire_scale)
+    resumed_ddp = wrap(nn.Linear(1, 1, bias=False), device)
+    resumed = gpualloc.register_comm_hook(resumed_ddp, wire="fp16", wire_scale="dynamic")
+    resumed.load_state_dict(handle.state_dict())
+    resumed_ddp(torch.full((1, 1), values[rank], device=device)).sum().backward()
+    return {
+        "arrived": arrived,
+        "scales": scales,
+        "nonfinite_steps": handle.stats().nonfinite_steps,
+        "resumed": resumed_ddp.module.weight.grad.item(),
+    }

@@ -7,6 +7,8 @@ FP16's normal range half an ulp is 2**-25.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -278,3 +280,60 @@ def _clip_to_nothing(rank: int, world_size: int) -> None:
     for max_norm in (0.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="is not a positive number"):
             handle.clip_grad_norm_(max_norm)
+
+
+def assert_dynamic_scale_follows(results: dict[tuple[float, float], list[dict[str, Any]]]) -> None:
+    """The table of what an FP16 wire does to extreme gradients, with its last column: a power-of-two wire scale."""
+    for first, second in results.values():
+        assert str(first) == str(second)  # every rank decides alike; as text, in which NaN equals itself
+
+    fits = results[1e5, 0.0][0]  # 50000 / 16 = 3125, a tie between FP16's 3124 and 3126
+    assert fits["arrived"][-1] == 3124 * 16
+    assert fits["scales"][-1] == 2.0**-4
+    assert fits["nonfinite_steps"] == 0
+
+    overflows = results[1e5, 1e5][0]  # 2 * 50000 is above 65504: once
+    assert overflows["arrived"][0] == float("inf")
+    assert overflows["scales"][0] == 0.5
+    assert overflows["arrived"][1] == 1e5 - 1e5 % 64  # two times 25000, whose spacing is 16, and the scale of 2
+    assert overflows["arrived"][-1] == 99968
+    assert overflows["nonfinite_steps"] == 1
+
+    small = results[4e-8, 4e-8][0]  # below half of FP16's smallest number at first
+    assert small["arrived"][0] == 0
+    assert small["arrived"][-1] == pytest.approx(4e-8, rel=2.0**-10)
+    assert small["resumed"] == small["arrived"][-1]  # the first step after resuming has the scale already
+    assert small["nonfinite_steps"] == 0
+
+    usual = results[0.75, 0.25][0]
+    assert set(usual["arrived"]) == {0.5}  # a power of two changes nothing that fits
+
+
+CONSTANT_GRADIENTS = ((1e5, 0.0), (1e5, 1e5), (4e-8, 4e-8), (0.75, 0.25))
+
+
+def test_dynamic_wire_scale_saves_large_and_small_gradients() -> None:
+    assert_dynamic_scale_follows({values: run_ranks(_constant, 2, values) for values in CONSTANT_GRADIENTS})
+
+
+def _constant(rank: int, world_size: int, values: tuple[float, float]):  # type: ignore[no-untyped-def]
+    return scenarios.constant_gradients(rank, world_size, "cpu", values, steps=30)
+
+
+def test_dynamic_wire_scale_needs_the_fp16_wire_and_the_extension() -> None:
+    run_ranks(_refused_scales, 1)
+
+
+def _refused_scales(rank: int, world_size: int) -> None:
+    import gpualloc
+    from gpualloc import _native
+    from gpualloc.errors import NativeUnavailableError, UsageError
+
+    ddp = scenarios.wrap(torch.nn.Linear(2, 2), "cpu")
+    with pytest.raises(UsageError, match="is for wire='fp16'"):
+        gpualloc.register_comm_hook(ddp, wire="bf16", wire_scale="dynamic")
+    with pytest.raises(UsageError, match='neither "dynamic" nor None'):
+        gpualloc.register_comm_hook(ddp, wire_scale="static")
+    _native._load = lambda: (None, "taken away by a test")  # type: ignore[assignment]
+    with pytest.raises(NativeUnavailableError, match="taken away by a test"):
+        gpualloc.register_comm_hook(ddp, wire_scale="dynamic")
