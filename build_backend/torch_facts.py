@@ -53,22 +53,25 @@ def _find_nvcc(cuda: str) -> tuple[str, str]:
     """(path, "") of a compiler of torch's CUDA major version, or ("", why not)."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     candidates = [f"{home}/bin/nvcc" for home in homes] + [shutil.which("nvcc") or "", "/usr/local/cuda/bin/nvcc"]
-    nvcc = next((path for path in candidates if path and os.access(path, os.X_OK)), "")
-    if not nvcc:
+    seen = []
+    for nvcc in candidates:
+        if not nvcc or not os.access(nvcc, os.X_OK):
+            continue
+        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"release (\d+)\.(\d+)", output)
+        if found and found[1] == cuda.split(".")[0]:
+            return nvcc, ""
+        seen.append(f"{nvcc} is {found[1]}.{found[2]}" if found else f"{nvcc} is of unknown version")
+    if not seen:
         return "", f"torch is built for CUDA {cuda} but no nvcc was found (set CUDA_HOME)"
-    output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"release (\d+)\.(\d+)", output)
-    if not found or found[1] != cuda.split(".")[0]:
-        seen = f"{found[1]}.{found[2]}" if found else "of unknown version"
-        return "", f"torch is built for CUDA {cuda} but {nvcc} is {seen} (set CUDA_HOME to a CUDA {cuda.split('.')[0]} toolkit)"
-    return nvcc, ""
+    return "", f"torch is built for CUDA {cuda} but {', '.join(seen)} (set CUDA_HOME to a CUDA {cuda.split('.')[0]} toolkit)"
 
 
 def _cuda_archs() -> str:
-    """Compute capabilities of the visible GPUs ("90"), $GPUALLOC_CUDA_ARCHS, or the default."""
+    """Compute capabilities of this machine's GPUs ("90"), $GPUALLOC_CUDA_ARCHS, or the default."""
     chosen = os.environ.get("GPUALLOC_CUDA_ARCHS")
     if chosen:
-        return chosen.replace(",", ";")
+        return chosen.replace(",", ";").replace(".", "")
     try:
         query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         output = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout

@@ -83,7 +83,7 @@ class Environment:
 class Measurement:
     """What one case gave. For a status other than "ok" the figures are None and `reason` says why.
 
-    A rank's step time is that of the slowest rank, since the next step cannot start before it.
+    Times are those of the slowest rank.
     """
 
     case: BenchCase
@@ -102,7 +102,7 @@ class Measurement:
     loss_start: float | None = None  # mean over the ranks, first timed step
     loss_end: float | None = None  # mean over the ranks, last timed step of the planned repeats
     wire_bytes_per_step: int | None = None  # gradient bytes a rank hands to all-reduce in one step
-    nonfinite_steps: int | None = None  # steps whose reduced gradient held inf or NaN, where the hook counts them
+    nonfinite_steps: int | None = None  # with inf or NaN in the averaged gradient, where the hook or a GradScaler counts them
     environment: Environment | None = None
 
     @property

@@ -36,7 +36,7 @@ class _Defaults:
     per_device_batch_sizes: Mapping[str, int] | None = None  # workload -> samples; None: the model's own default
 
 
-# Chosen so that the default grid takes 2 to 3 minutes. DDP rebuilds its buckets in step 2, so that at least 2 steps are warm-up.
+# Chosen so that the default grid takes a few minutes. DDP rebuilds its buckets in step 2, so that at least 2 steps are warm-up.
 _DEFAULTS = {
     "cuda": _Defaults(
         image_sizes_px=(100, 300), sequence_lengths=(DEFAULT_SEQUENCE_LENGTH,), num_warmup_steps=10, num_steps=20, num_repeats=5

@@ -1,6 +1,7 @@
 """Measures one rank's share of a case: blocks of synchronised steps, and blocks of the same steps without synchronisation.
 
-The two kinds alternate, so that a machine that drifts hits both alike. Where the figures come from:
+The two kinds alternate, so that a machine that drifts hits both alike. Where reader processes work ahead, untimed steps first use up
+what they got ready during the pause, so that every block waits for reading as a long run does. Where the figures come from:
 
     step_time      block of steps as they train, each from "next batch" to "optimiser has stepped"
     compute_time   block under no_sync; the training state is put back afterwards, so the losses are those of a run without it
@@ -9,6 +10,7 @@ The two kinds alternate, so that a machine that drifts hits both alike. Where th
 from __future__ import annotations
 
 import io
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +30,13 @@ from gpualloc.bench.rank_files import RankReport
 from gpualloc.comm import HookStats
 from gpualloc.records import BenchCase
 from gpualloc.strategies.wrapped import Wrapped
-from gpualloc.workloads import build_model, compute_loss, make_optimizer, open_batches
+from gpualloc.workloads import build_model, compute_loss, count_prefetched_batches, make_optimizer, open_batches
 
 _MAX_SPREAD = 0.05  # (highest - lowest) / median of the repeats; above it more repeats are run
 _MAX_REPEATS_FACTOR = 2
 _EXTRA_REPEATS_UNTIL_S = 10.0  # after the first timed step: a slow case is not made twice as long
 _MIN_COMPUTE_STEPS = 3
+_MAX_SCALE_STEPS = 16  # further warm-up steps while GradScaler still lowers its scale: from 65536 to 1
 
 
 class Trainer:
@@ -60,6 +63,18 @@ class Trainer:
         self.scaler.update()
         return loss.detach()
 
+    def warm_up(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """The case's warm-up, then on until a step is not skipped: a skipped step lacks the optimiser and would be timed too short."""
+        scale = self.scaler.get_scale()
+        for _ in range(self.case.num_warmup_steps):
+            scale = self.scaler.get_scale()
+            self.step(batches)
+        for _ in range(_MAX_SCALE_STEPS):
+            if self.scaler.get_scale() >= scale:
+                return
+            scale = self.scaler.get_scale()
+            self.step(batches)
+
     @contextmanager
     def state_put_back(self) -> Iterator[None]:
         """Whatever is trained inside is undone: parameters, buffers, optimiser, loss scale and generators. The copy is on the host."""
@@ -78,21 +93,26 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
     pin_memory = device.type == "cuda"
     trainer = Trainer(case, rank=rank, device=device)
     batches = open_batches(case, rank=rank, pin_memory=pin_memory)
-    for _ in range(case.num_warmup_steps):
-        trainer.step(batches)
+    trainer.warm_up(batches)
 
     hook_before = trainer.wrapped.handle.stats() if trainer.wrapped.handle else None
     step_times_s: list[list[float]] = []
     compute_times_s: list[list[float]] = []
     losses: list[float] = []
+    num_skipped = 0
+    num_read_ahead = count_prefetched_batches(case)
     peak_memory_bytes = 0
     clocks = nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
     compute_batches: Iterator[tuple[Tensor, Tensor]] | None = None
     started_s = time.monotonic()
     while _wants_repeat(case, step_times_s, time.monotonic() - started_s, device):
+        for _ in range(num_read_ahead):
+            trainer.step(batches)
         _wait_for_all(device)
+        scale = trainer.scaler.get_scale()
         times_s, first_loss, last_loss = _time_steps(lambda: trainer.step(batches), case.num_steps, device)
         clocks = _read_clocks(device)
+        num_skipped += round(max(0.0, math.log2(scale / trainer.scaler.get_scale())))  # GradScaler halves its scale for each
         step_times_s.append(times_s)
         losses += [first_loss.item(), last_loss.item()]
         peak_memory_bytes = peak_memory_bytes or _peak_memory_bytes(device)  # before any copy of the state
@@ -101,9 +121,11 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
             continue
         # A second stream of batches, so that the synchronised steps see the data they would see alone.
         compute_batches = compute_batches or open_batches(case, rank=rank, pin_memory=pin_memory)
-        compute_times_s.append(_time_compute(trainer, compute_batches))
+        compute_times_s.append(_time_compute(trainer, compute_batches, num_read_ahead))
 
     wire_bytes_per_step, nonfinite_steps = _count_since(hook_before, trainer.wrapped)
+    if nonfinite_steps is None and trainer.scaler.is_enabled():
+        nonfinite_steps = num_skipped
     return RankReport(
         step_times_s=step_times_s,
         compute_times_s=compute_times_s,
@@ -118,13 +140,14 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
     )
 
 
-def _time_compute(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]]) -> list[float]:
+def _time_compute(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], num_read_ahead: int) -> list[float]:
     num_steps = trainer.case.num_steps
-    with trainer.state_put_back():
+    with trainer.state_put_back(), trainer.wrapped.no_sync():
+        for _ in range(num_read_ahead):
+            trainer.step(batches)
         _wait_for_all(trainer.device)  # all ranks compute at the same time, as they do in the synchronised steps
-        with trainer.wrapped.no_sync():
-            num_compute_steps = min(num_steps, max(_MIN_COMPUTE_STEPS, num_steps // 2))
-            times_s, _, _ = _time_steps(lambda: trainer.step(batches), num_compute_steps, trainer.device)
+        num_compute_steps = min(num_steps, max(_MIN_COMPUTE_STEPS, num_steps // 2))
+        times_s, _, _ = _time_steps(lambda: trainer.step(batches), num_compute_steps, trainer.device)
     return times_s
 
 

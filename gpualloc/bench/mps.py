@@ -21,11 +21,11 @@ _TIMEOUT_S = 20.0
 def mps_daemon(folder: Path) -> Iterator[dict[str, str] | None]:
     """Runs a daemon with its pipes and logs in `folder`; gives the environment of its clients, or None where none can be started."""
     places = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "mps-pipe"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "mps-log")}
-    if not _start(places):
+    if shutil.which(_CONTROL) is None:
         yield None
         return
     try:
-        yield places
+        yield places if _start(places) else None
     finally:
         _quit(places)
 
@@ -39,8 +39,6 @@ def client_environment(base: Mapping[str, str], places: Mapping[str, str], *, ra
 
 
 def _start(places: Mapping[str, str]) -> bool:
-    if shutil.which(_CONTROL) is None:
-        return False
     for folder in places.values():
         Path(folder).mkdir()
     try:

@@ -110,7 +110,8 @@ def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
         return "gloo"
     if case.ranks_per_gpu == 1:
         return "nccl"
-    return f"nccl, {case.ranks_per_gpu} ranks a GPU ({'MPS slices' if has_slices else 'time-sliced'})"
+    how = "MPS slices" if has_slices else "time-sliced, a single process has the whole GPU"
+    return f"nccl over loopback TCP, {case.ranks_per_gpu} ranks a GPU ({how})"
 
 
 def _rank_environment(case: BenchCase, rank: int, mps_places: Mapping[str, str] | None) -> dict[str, str]:

@@ -18,9 +18,10 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         CaseFailedError: the replicas differ after training.
     """
     _check_replicas([report.parameter_checksum for report in reports])
-    repeat_times_s = tuple(_slowest_rank_median_s(repeats) for repeats in zip(*(report.step_times_s for report in reports), strict=True))
-    step_time_s = statistics.median(repeat_times_s)
-    compute_time_s = step_time_s if case.strategy == "single" else _compute_time_s(reports)
+    repeat_times_s = _slowest_rank_medians_s([report.step_times_s for report in reports])
+    step_time_s = compute_time_s = statistics.median(repeat_times_s)
+    if case.strategy != "single":
+        compute_time_s = statistics.median(_slowest_rank_medians_s([report.compute_times_s for report in reports]))
     samples_per_s = case.world_size * case.per_device_batch_size / step_time_s
     nonfinite_steps = [report.nonfinite_steps for report in reports if report.nonfinite_steps is not None]
     return Measurement(
@@ -44,17 +45,13 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
     )
 
 
-def _slowest_rank_median_s(step_times_s: Sequence[Sequence[float]]) -> float:
-    """[ranks][steps] of one repeat -> median over the steps, each as long as its slowest rank."""
-    slowest_s: list[float] = [max(ranks) for ranks in zip(*step_times_s, strict=True)]
-    return statistics.median(slowest_s)
+def _slowest_rank_medians_s(step_times_s: Sequence[Sequence[Sequence[float]]]) -> tuple[float, ...]:
+    """[ranks][repeats][steps] -> for each repeat the median step of its slowest rank.
 
-
-def _compute_time_s(reports: Sequence[RankReport]) -> float:
-    """Without synchronisation the ranks' steps are not in step, so the slowest rank's median is taken, not the slowest steps."""
-    repeats = zip(*(report.compute_times_s for report in reports), strict=True)
-    slowest_s: list[float] = [max(map(statistics.median, ranks)) for ranks in repeats]
-    return statistics.median(slowest_s)
+    A rank's synchronised step holds its wait for the others. The same form serves with and without synchronisation: a
+    maximum over the ranks of every single step would turn jitter into communication.
+    """
+    return tuple(max(map(statistics.median, ranks)) for ranks in zip(*step_times_s, strict=True))
 
 
 def _check_replicas(checksums: Sequence[str]) -> None:

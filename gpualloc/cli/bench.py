@@ -67,12 +67,15 @@ def bench(
 ) -> None:
     """Measure how fast models train here: in one process, then with DDP and each gradient hook.
 
-    LIST is one value or several with commas between. Each combination is a case, run in fresh processes; every rank has the
-    same batch size (weak scaling). What has finished is kept, even if the rest fails or is interrupted.
+    LIST is one value or several with commas between; each combination is a case.
+
+    Cases run in fresh processes; every rank has the same batch size (weak scaling).
+
+    What has finished is kept, even if the rest fails or is interrupted.
 
     Examples:
       gpualloc bench
-      gpualloc bench --workload image --image-size 100,200,300 --precision fp32,fp16
+      gpualloc bench --workload image --image-size 100,200 --precision fp16
       gpualloc bench --model gpt2 --precision bf16 --gpus 1,2,4
       gpualloc bench --data digits --strategy ddp --hook none,gpualloc_fp16 --json
     """
@@ -116,7 +119,9 @@ def bench(
         how_to_see = f"run {run_id} is kept in {path}; see it again: gpualloc results show {run_id}{_store_option(store)}"
         _announce(cells, environment)
         measurements = _run(cells, results, run_id, environment, finished, how_to_see, timeout_s=timeout_s, show_log=show_log)
-        _print(measurements, results, run_id, as_json=as_json, csv=csv)
+        if csv not in (None, "-"):
+            _write_csv(str(csv), run_id, measurements)
+        _print(measurements, results, run_id, as_json=as_json, as_csv=csv == "-")
     _say(how_to_see)
     statuses = {measurement.status for measurement in measurements}
     if "ok" not in statuses or statuses & {"failed", "oom"}:
@@ -176,8 +181,11 @@ def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
         _say(f"{environment.num_devices} x {environment.device_name}, {ranks}{shared}")
     cases = {cell.case.workload: cell.case for cell in reversed(cells)}  # the first of each workload
     _say("data: " + "; ".join(f"{workload}: {describe_data(case).description}" for workload, case in sorted(cases.items())))
-    if environment.native.startswith("unavailable") and any(cell.case.hook.startswith("gpualloc") for cell in cells):
-        _say(f"warning: gpualloc hooks run in Python here, the compiled extension is {environment.native}")
+    if any(cell.case.hook.startswith("gpualloc") for cell in cells):
+        if environment.native.startswith("unavailable"):
+            _say(f"warning: gpualloc hooks run in Python here, the compiled extension is {environment.native}")
+        elif first.device == "cuda" and environment.native != "cuda":
+            _say("warning: gpualloc hooks run without their kernels here, the extension has no CUDA half: see gpualloc doctor")
 
 
 def _run(
@@ -235,7 +243,7 @@ def _line(number: int, total: int, measurement: Measurement) -> str:
     return f"[{number + 1}/{total}] {measurement.case.label()}: {figures}"
 
 
-def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: int, *, as_json: bool, csv: str | None) -> None:
+def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: int, *, as_json: bool, as_csv: bool) -> None:
     from dataclasses import asdict
 
     from gpualloc.cli.tables import output_console, print_json, print_measurements
@@ -244,17 +252,21 @@ def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: i
 
     if as_json:
         print_json({**asdict(results.run(run_id)), "measurements": [to_json(measurement) for measurement in measurements]})
-    elif csv == "-":
+    elif as_csv:
         print(to_csv(run_id, measurements), end="")
     else:
         print_measurements(measurements, output_console())
-    if csv not in (None, "-"):
-        try:
-            Path(str(csv)).write_text(to_csv(run_id, measurements), newline="")
-        except OSError as error:
-            raise GpuallocError(
-                f"--csv {csv}: cannot be written: {error.strerror}; the results are kept, try: gpualloc results export {run_id} -o FILE"
-            ) from error
+
+
+def _write_csv(file: str, run_id: int, measurements: Sequence[Measurement]) -> None:
+    from gpualloc.store import to_csv
+
+    try:
+        Path(file).write_bytes(to_csv(run_id, measurements).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise GpuallocError(
+            f"--csv {file}: cannot be written: {error.strerror}; the results are kept, try: gpualloc results export {run_id} -o FILE"
+        ) from error
 
 
 def _store_option(store: Path | None) -> str:

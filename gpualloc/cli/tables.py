@@ -94,7 +94,9 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
     bases = [block.base for block in blocks if block.base]
     if bases:
         reference = "a single process" if all(base.case.strategy == "single" for base in bases) else "the block's first measured row"
-        console.print(Text(f"weak scaling: speed-up is throughput over that of {reference}", style="dim"))
+        on_cpu = any(base.case.device == "cpu" and base.case.strategy == "single" for base in bases)
+        share = ", which has as many cores as one rank" if on_cpu else ""
+        console.print(Text(f"weak scaling: speed-up is throughput over that of {reference}{share}", style="dim"))
     if any(_is_noisy(row) for row in measurements):
         console.print(Text(f"~ the repeats spread over more than {NOISY_SPREAD:.0%}: not certain", style="yellow"))
     if any(_is_nonfinite(row) for row in measurements):
@@ -107,7 +109,8 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
     for run in runs:
         num_cases = sum(run.case_counts.values())
         started = run.started_at_utc[:16].replace("T", " ")
-        line = f"{run.run_id:4}  {started}  {run.status:11}  {run.case_counts.get('ok', 0)} of {num_cases} ok"
+        so_far = "" if run.status == "complete" else " so far"
+        line = f"{run.run_id:4}  {started}  {run.status:11}  {run.case_counts.get('ok', 0)} of {num_cases} ok{so_far}"
         device = run.environment.device_name if run.environment else "unreadable environment"
         console.print(Text(printable(line)), soft_wrap=True)
         console.print(Padding(Text(printable(f"{device}: {run.command}"), style="dim"), (0, 0, 0, 6)))
@@ -223,6 +226,10 @@ def _step_cell(row: Measurement, base: Measurement | None) -> str:
     return ("!" if _is_nonfinite(row) else "") + ("~" if _is_noisy(row) else "") + _milliseconds(row.step_time_s)
 
 
+def _spread_cell(row: Measurement, base: Measurement | None) -> str:
+    return "-" if row.spread is None or len(row.repeat_step_times_s) < 2 else f"{row.spread:.1%}"
+
+
 def _scaled_cell(value: float | None, unit: float) -> str:
     return "-" if value is None else f"{value / unit:.2f}"
 
@@ -231,15 +238,15 @@ def _loss_cell(row: Measurement, base: Measurement | None) -> str:
     return "-" if row.loss_start is None or row.loss_end is None else f"{row.loss_start:.3f}->{row.loss_end:.3f}"
 
 
-_THROUGHPUT = _Column("samples/s", 9, _throughput_cell)
+_THROUGHPUT = _Column("samples/s", 7, _throughput_cell)
 _COLUMNS = (
     _Column("ranks", 10, lambda row, base: str(row.case.world_size)),
     _Column("step ms", 8, _step_cell),
-    _Column("spread", 6, lambda row, base: "-" if row.spread is None else f"{row.spread:.1%}"),
+    _Column("spread", 6, _spread_cell),
     _Column("compute ms", 3, lambda row, base: _milliseconds(row.compute_time_s)),
     _Column("exposed ms", 5, lambda row, base: _milliseconds(row.exposed_comm_s)),
     _THROUGHPUT,
-    _Column("speed-up", 7, _speedup_cell),
+    _Column("speed-up", 9, _speedup_cell),
     _Column("peak GiB", 4, lambda row, base: _scaled_cell(row.peak_memory_bytes, 2**30)),
     _Column("wire MB", 2, lambda row, base: _scaled_cell(row.wire_bytes_per_step, 1e6)),
     _Column("loss", 1, _loss_cell),

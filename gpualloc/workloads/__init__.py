@@ -13,6 +13,7 @@ from gpualloc.workloads.data import DataInfo, check_data, describe_data
 from gpualloc.workloads.models import DEFAULT_SEQUENCE_LENGTH, MODELS, GptConfig, ModelSpec
 
 if TYPE_CHECKING:
+    from gpualloc.workloads.batches import count_prefetched_batches as count_prefetched_batches
     from gpualloc.workloads.batches import open_batches as open_batches
     from gpualloc.workloads.training import build_model as build_model
     from gpualloc.workloads.training import compute_loss as compute_loss
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "build_model": "gpualloc.workloads.training",
     "compute_loss": "gpualloc.workloads.training",
+    "count_prefetched_batches": "gpualloc.workloads.batches",
     "make_optimizer": "gpualloc.workloads.training",
     "open_batches": "gpualloc.workloads.batches",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "build_model",
     "check_data",
     "compute_loss",
+    "count_prefetched_batches",
     "describe_data",
     "make_optimizer",
     "open_batches",

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from gpualloc.records import BenchCase
-from gpualloc.workloads.images import open_image_batches
+from gpualloc.workloads.images import choose_num_workers, open_image_batches
 from gpualloc.workloads.synthetic import open_synthetic_batches
 from gpualloc.workloads.text import open_text_batches
+
+_PREFETCH_FACTOR = 2  # batches a reader process works ahead: DataLoader's default
 
 
 def open_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -27,3 +29,10 @@ def open_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tu
     if case.workload == "image":
         return open_image_batches(case, rank=rank, pin_memory=pin_memory)
     return open_text_batches(case, rank=rank, pin_memory=pin_memory)
+
+
+def count_prefetched_batches(case: BenchCase) -> int:
+    """Batches that readers may have ready after a pause: so many steps later a step waits for reading as it does in a long run."""
+    if case.data == "synthetic" or case.workload != "image":
+        return 0
+    return _PREFETCH_FACTOR * choose_num_workers(case)

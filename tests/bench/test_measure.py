@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,3 +55,37 @@ def test_the_checksum_sees_one_bit() -> None:
     with torch.no_grad():
         model.weight.view(torch.int32)[0, 0] ^= 1
     assert measure._checksum(model) != before
+
+
+def test_warm_up_goes_on_until_grad_scaler_skips_no_step_and_skips_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    scales = iter([65536.0, 32768.0, 16384.0, 16384.0])
+    case = tiny_case(strategy="single", world_size=1, precision="fp16", num_warmup_steps=1)
+    trainer = measure.Trainer(case, rank=0, device=CPU)
+    steps: list[None] = []
+    monkeypatch.setattr(trainer.scaler, "get_scale", lambda: scale)
+    scale = next(scales)
+
+    def step(batches: object) -> None:
+        nonlocal scale
+        steps.append(None)
+        scale = next(scales)
+
+    monkeypatch.setattr(trainer, "step", step)
+    trainer.warm_up(iter([]))
+    assert len(steps) == 3  # the last one was not skipped
+
+
+def test_steps_that_grad_scaler_skips_are_reported_for_every_strategy(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_time_steps = measure._time_steps
+
+    def with_one_skip(step: Callable[[], torch.Tensor], num_steps: int, device: torch.device) -> Any:
+        timed = real_time_steps(step, num_steps, device)
+        trainers[0].scaler.update(trainers[0].scaler.get_scale() / 2)
+        return timed
+
+    trainers: list[measure.Trainer] = []
+    real_init = measure.Trainer.__init__
+    monkeypatch.setattr(measure.Trainer, "__init__", lambda self, *a, **k: (trainers.append(self), real_init(self, *a, **k))[1])
+    monkeypatch.setattr(measure, "_time_steps", with_one_skip)
+    report = measure_rank(tiny_case(strategy="single", world_size=1, precision="fp16", num_repeats=1), rank=0, device=CPU)
+    assert report.nonfinite_steps == 1

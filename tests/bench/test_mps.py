@@ -53,7 +53,7 @@ def test_ranks_of_a_shared_gpu_look_like_hosts_of_their_own(monkeypatch: pytest.
 
 
 def test_the_backend_says_how_a_gpu_is_shared() -> None:
-    assert _describe_backend(_SHARED, has_slices=True) == "nccl, 4 ranks a GPU (MPS slices)"
-    assert _describe_backend(_SHARED, has_slices=False) == "nccl, 4 ranks a GPU (time-sliced)"
+    assert _describe_backend(_SHARED, has_slices=True) == "nccl over loopback TCP, 4 ranks a GPU (MPS slices)"
+    assert "time-sliced, a single process has the whole GPU" in str(_describe_backend(_SHARED, has_slices=False))
     assert _describe_backend(tiny_case(device="cuda", ranks_per_gpu=4, strategy="single"), has_slices=True) == "one of 4 MPS slices"
     assert _describe_backend(tiny_case(), has_slices=False) == "gloo"

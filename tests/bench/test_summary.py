@@ -29,7 +29,7 @@ def report(**changes: Any) -> RankReport:
 
 def test_a_step_is_as_long_as_its_slowest_rank() -> None:
     slower = report(
-        step_times_s=[[0.3, 0.1, 0.2], [0.4, 0.4, 0.4]],
+        step_times_s=[[0.3, 0.1, 0.3], [0.4, 0.4, 0.4]],
         compute_times_s=[[0.06], [0.04]],
         loss_start=4.0,
         loss_end=3.0,

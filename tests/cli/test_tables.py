@@ -106,7 +106,7 @@ def test_noisy_rows_are_marked_and_explained() -> None:
 
 def test_inf_and_nan_are_marked_and_explained_whether_the_loss_is_shown_or_not() -> None:
     assert "!201.24" in render(gpu_run(), 60)
-    assert "! inf or NaN in a gradient or loss" in render(gpu_run(), 60)
+    assert "! inf or NaN in an averaged gradient" in render(gpu_run(), 60)
     assert "!~100.00" in render([measured(image_case(), 0.1, spread=0.1, nonfinite_steps=3)])
     assert "!" not in render([measured(image_case(), 0.1)])
 
