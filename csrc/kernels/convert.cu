@@ -70,15 +70,13 @@ struct Tally {
   unsigned absmax_bits = 0;  // of magnitudes, whose bits are ordered as they are; NaN is the largest
 };
 
-template <bool kStats, typename From, typename To>
+template <bool kSumsq, bool kWire, typename From, typename To>
 __device__ void convert(From from, To& to, float scale, Tally& tally) {
   const float value = widen(from) * scale;
   narrow(value, to);
   tally.nonfinite += !is_finite(to);
-  if constexpr (kStats) {
-    tally.sumsq = fmaf(value, value, tally.sumsq);
-    tally.absmax_bits = max(tally.absmax_bits, __float_as_uint(value) & 0x7fffffffu);
-  }
+  if constexpr (kSumsq) tally.sumsq = fmaf(value, value, tally.sumsq);
+  if constexpr (kWire) tally.absmax_bits = max(tally.absmax_bits, __float_as_uint(value) & 0x7fffffffu);
 }
 
 // --- one chunk: numel <= kChunk elements -----------------------------------------------------------------------------
@@ -94,7 +92,7 @@ __device__ bool is_aligned(const T* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % sizeof(T) == 0;
 }
 
-template <bool kStats, typename From, typename To>
+template <bool kSumsq, bool kWire, typename From, typename To>
 __device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to, int numel, float scale, Tally& tally) {
   constexpr int kVector = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
   constexpr int kUnroll = kItems / kVector;
@@ -110,7 +108,7 @@ __device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to
       for (int u = 0; u < kUnroll; ++u) {
         Pack<To, kVector> out;
 #pragma unroll
-        for (int lane = 0; lane < kVector; ++lane) convert<kStats>(in[u].lane[lane], out.lane[lane], scale, tally);
+        for (int lane = 0; lane < kVector; ++lane) convert<kSumsq, kWire>(in[u].lane[lane], out.lane[lane], scale, tally);
         to_packs[u * kThreads + threadIdx.x] = out;
       }
       return;
@@ -119,12 +117,12 @@ __device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to
       const Pack<From, kVector> in = from_packs[pack];
       Pack<To, kVector> out;
 #pragma unroll
-      for (int lane = 0; lane < kVector; ++lane) convert<kStats>(in.lane[lane], out.lane[lane], scale, tally);
+      for (int lane = 0; lane < kVector; ++lane) convert<kSumsq, kWire>(in.lane[lane], out.lane[lane], scale, tally);
       to_packs[pack] = out;
     }
     done = numel / kVector * kVector;
   }
-  for (int i = done + threadIdx.x; i < numel; i += kThreads) convert<kStats>(from[i], to[i], scale, tally);
+  for (int i = done + threadIdx.x; i < numel; i += kThreads) convert<kSumsq, kWire>(from[i], to[i], scale, tally);
 }
 
 // --- the sum of squares: always in the same order, so the same bits from run to run -----------------------------------------
@@ -187,18 +185,18 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const Workspace workspace
 // --- kernels ----------------------------------------------------------------------------------------------------------
 
 // kPack: flat is written from the segments; else the segments are written from flat.
-template <bool kPack, bool kStats, typename Wire, typename T>
+template <bool kPack, bool kSumsq, bool kWire, typename Wire, typename T>
 __device__ void convert_one(void* data, void* flat, int64_t flat_begin, int64_t offset, int numel, float scale, Tally& tally) {
   auto* tensor = static_cast<T*>(data) + offset;
   auto* wire = static_cast<Wire*>(flat) + flat_begin + offset;
   if constexpr (kPack) {
-    convert_chunk<kStats>(tensor, wire, numel, scale, tally);
+    convert_chunk<kSumsq, kWire>(tensor, wire, numel, scale, tally);
   } else {
-    convert_chunk<kStats>(wire, tensor, numel, scale, tally);
+    convert_chunk<kSumsq, kWire>(wire, tensor, numel, scale, tally);
   }
 }
 
-template <bool kPack, bool kStats, typename Wire, int kCapacity>
+template <bool kPack, bool kSumsq, bool kWire, typename Wire, int kCapacity>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     convert_kernel(const __grid_constant__ Table<kCapacity> table, void* flat, float scale, const Counters counters) {
   const auto chunk = static_cast<int>(blockIdx.x);
@@ -209,13 +207,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   const int64_t left = table.begin[k + 1] - begin - offset;
   const int numel = left < kChunk ? static_cast<int>(left) : kChunk;
   void* const data = table.data[k];
-  if (counters.wire != nullptr) scale *= kPack ? counters.wire->scale : counters.wire->inverse;  // powers of two: exact
+  if constexpr (kWire) scale *= kPack ? counters.wire->scale : counters.wire->inverse;  // powers of two: exact
   Tally tally;
   switch (static_cast<Dtype>(table.dtype[k])) {
-    case Dtype::f32: convert_one<kPack, kStats, Wire, float>(data, flat, begin, offset, numel, scale, tally); break;
-    case Dtype::f16: convert_one<kPack, kStats, Wire, __half>(data, flat, begin, offset, numel, scale, tally); break;
-    case Dtype::bf16: convert_one<kPack, kStats, Wire, __nv_bfloat16>(data, flat, begin, offset, numel, scale, tally); break;
-    case Dtype::f64: convert_one<kPack, kStats, Wire, double>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::f32: convert_one<kPack, kSumsq, kWire, Wire, float>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::f16: convert_one<kPack, kSumsq, kWire, Wire, __half>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::bf16: convert_one<kPack, kSumsq, kWire, Wire, __nv_bfloat16>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::f64: convert_one<kPack, kSumsq, kWire, Wire, double>(data, flat, begin, offset, numel, scale, tally); break;
   }
   if (counters.nonfinite != nullptr && __any_sync(0xffffffffu, tally.nonfinite != 0)) {  // so rare that an atomic a warp is cheap
     for (int step = 16; step > 0; step /= 2) tally.nonfinite += __shfl_down_sync(0xffffffffu, tally.nonfinite, step);
@@ -223,14 +221,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       atomicAdd(reinterpret_cast<unsigned long long*>(counters.nonfinite), static_cast<unsigned long long>(tally.nonfinite));
     }
   }
-  if constexpr (kStats) {
-    if (counters.wire != nullptr) {
-      unsigned bits = tally.absmax_bits;
-      for (int step = 16; step > 0; step /= 2) bits = max(bits, __shfl_down_sync(0xffffffffu, bits, step));
-      auto* const absmax = reinterpret_cast<unsigned*>(&counters.wire->absmax);
-      if (threadIdx.x % 32 == 0 && bits > *static_cast<volatile unsigned*>(absmax)) atomicMax(absmax, bits);  // soon no warp beats it
-    }
-    if (counters.sumsq == nullptr) return;
+  if constexpr (kWire && !kPack) {
+    unsigned bits = tally.absmax_bits;
+    for (int step = 16; step > 0; step /= 2) bits = max(bits, __shfl_down_sync(0xffffffffu, bits, step));
+    auto* const absmax = reinterpret_cast<unsigned*>(&counters.wire->absmax);
+    if (threadIdx.x % 32 == 0 && bits > *static_cast<volatile unsigned*>(absmax)) atomicMax(absmax, bits);  // soon no warp beats it
+  }
+  if constexpr (kSumsq) {
     const float sum = warp_sum(tally.sumsq);
     if (threadIdx.x % 32 == 0) layout(counters.workspace).warp_sums[static_cast<int64_t>(chunk) * kWarpsPerChunk + threadIdx.x / 32] = sum;
   }
@@ -242,7 +239,7 @@ __global__ void update_kernel(WireState* state, const int64_t* nonfinite) { *sta
 
 int64_t chunks_of(const Segment& segment) { return (segment.numel + kChunk - 1) / kChunk; }
 
-template <bool kPack, bool kStats, typename Wire, int kCapacity>
+template <bool kPack, bool kSumsq, bool kWire, typename Wire, int kCapacity>
 cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, float scale, const Counters& counters, cudaStream_t stream) {
   Table<kCapacity> table;
   int64_t chunks = 0;
@@ -266,8 +263,8 @@ cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, 
     while (table.chunk[k + 1] <= (h << table.hint_shift)) ++k;
     table.hint[h] = static_cast<uint16_t>(k);
   }
-  convert_kernel<kPack, kStats, Wire, kCapacity><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(table, flat, scale, counters);
-  if (kStats && counters.sumsq != nullptr) {
+  convert_kernel<kPack, kSumsq, kWire, Wire, kCapacity><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(table, flat, scale, counters);
+  if constexpr (kSumsq) {
     const int64_t warps = chunks * kWarpsPerChunk;
     const auto blocks = static_cast<unsigned>(std::min<int64_t>(kSumBlocks, (warps + 4 * kThreads - 1) / (4 * kThreads)));
     sum_kernel<<<blocks, kThreads, 0, stream>>>(layout(counters.workspace), warps, counters.sumsq);
@@ -275,28 +272,32 @@ cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, 
   return cudaGetLastError();
 }
 
-template <bool kPack, bool kStats, typename Wire>
+template <bool kPack, bool kSumsq, typename Wire>
 cudaError_t launch_sized(const Segment* segments, int num_segments, void* flat, float scale, const Counters& counters, cudaStream_t stream) {
   if (num_segments <= kSmallTable) {
-    return launch_table<kPack, kStats, Wire, kSmallTable>(segments, num_segments, flat, scale, counters, stream);
+    return launch_table<kPack, kSumsq, false, Wire, kSmallTable>(segments, num_segments, flat, scale, counters, stream);
   }
   if (num_segments <= kMediumTable) {
-    return launch_table<kPack, kStats, Wire, kMediumTable>(segments, num_segments, flat, scale, counters, stream);
+    return launch_table<kPack, kSumsq, false, Wire, kMediumTable>(segments, num_segments, flat, scale, counters, stream);
   }
   for (int begin = 0; begin < num_segments; begin += kMaxSegments) {
     const int count = std::min(kMaxSegments, num_segments - begin);
-    const cudaError_t error = launch_table<kPack, kStats, Wire, kMaxSegments>(segments + begin, count, flat, scale, counters, stream);
+    const cudaError_t error = launch_table<kPack, kSumsq, false, Wire, kMaxSegments>(segments + begin, count, flat, scale, counters, stream);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
 }
 
-template <bool kPack, bool kStats>
+template <bool kPack, bool kSumsq>
 cudaError_t launch(const Segment* segments, int num_segments, void* flat, Dtype wire_dtype, float scale, const Counters& counters,
                    void* stream) {
   auto* const cuda_stream = static_cast<cudaStream_t>(stream);
-  return wire_dtype == Dtype::f16 ? launch_sized<kPack, kStats, __half>(segments, num_segments, flat, scale, counters, cuda_stream)
-                                  : launch_sized<kPack, kStats, __nv_bfloat16>(segments, num_segments, flat, scale, counters, cuda_stream);
+  if (counters.wire != nullptr) {  // DDP's buckets only: one segment, FP16
+    if (num_segments > kSmallTable || wire_dtype != Dtype::f16) return cudaErrorInvalidValue;
+    return launch_table<kPack, kSumsq, true, __half, kSmallTable>(segments, num_segments, flat, scale, counters, cuda_stream);
+  }
+  return wire_dtype == Dtype::f16 ? launch_sized<kPack, kSumsq, __half>(segments, num_segments, flat, scale, counters, cuda_stream)
+                                  : launch_sized<kPack, kSumsq, __nv_bfloat16>(segments, num_segments, flat, scale, counters, cuda_stream);
 }
 
 }  // namespace
@@ -314,7 +315,7 @@ int launch_pack(const Segment* segments, int num_segments, void* flat, Dtype wir
 int launch_unpack(const Segment* segments, int num_segments, const void* flat, Dtype wire_dtype, float scale, Counters counters,
                   void* stream) {
   auto* const wire = const_cast<void*>(flat);  // only read
-  return counters.sumsq == nullptr && counters.wire == nullptr ? launch<false, false>(segments, num_segments, wire, wire_dtype, scale, counters, stream)
+  return counters.sumsq == nullptr ? launch<false, false>(segments, num_segments, wire, wire_dtype, scale, counters, stream)
                                    : launch<false, true>(segments, num_segments, wire, wire_dtype, scale, counters, stream);
 }
 

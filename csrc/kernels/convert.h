@@ -27,6 +27,7 @@ struct Counters {
   double* sumsq = nullptr;       // device; the sum of squared results is added to it; null: not summed
   void* workspace = nullptr;     // device, workspace_bytes(chunks_for(segments)) or more; needed with sumsq
   WireState* wire = nullptr;     // device; pack multiplies with its scale, unpack with its inverse and notes absmax; null: 1
+                                 // (up to 4 segments and an FP16 buffer only)
 };
 
 // flat[begin + j] = narrow(float(segment[j]) * scale) for every segment. Segments must follow each other without gaps.

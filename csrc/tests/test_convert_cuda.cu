@@ -138,6 +138,41 @@ void test_list(const Case& c, Dtype wire, float scale) {
   }
 }
 
+// The wire scale: pack multiplies with it, unpack with its inverse and keeps the largest magnitude, the update is the CPU's.
+void test_wire_state(bool special, bool overflowed) {
+  std::mt19937_64 rng(9);
+  constexpr int64_t kNumel = 30011;
+  const std::vector<char> source = random_elements(Dtype::f32, kNumel, rng, special);
+  Buffer tensor(kNumel * 4), flat(kNumel * 2), state(sizeof(WireState)), nonfinite(8);
+  const WireState before{0.125f, 8.0f, 1e-30f, 0};
+  const int64_t count = overflowed;
+  tensor.upload(source.data(), kNumel * 4);
+  state.upload(&before, sizeof before);
+  nonfinite.upload(&count, sizeof count);
+  const Segment segment{tensor.data, 0, kNumel, Dtype::f32};
+  cuda::Counters counters;
+  counters.wire = static_cast<WireState*>(state.data);
+  cuda_check(cudaError_t(cuda::launch_pack(&segment, 1, flat.data, Dtype::f16, 0.5f, counters, nullptr)), "launch_pack");
+  cuda_check(cudaError_t(cuda::launch_unpack(&segment, 1, flat.data, Dtype::f16, 1.0f, counters, nullptr)), "launch_unpack");
+
+  std::vector<uint16_t> wire(kNumel);
+  std::vector<float> back(kNumel);
+  cpu::converters().pack(source.data(), Dtype::f32, wire.data(), Dtype::f16, kNumel, 0.5f * before.scale);
+  const cpu::Tally tally = cpu::converters().unpack(wire.data(), Dtype::f16, back.data(), Dtype::f32, kNumel, before.inverse, true);
+  const std::vector<char> got = tensor.download();
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < kNumel; ++i) wrong += !same(load(got.data(), Dtype::f32, i), back[static_cast<size_t>(i)]);
+  check(wrong == 0, "wire scale: %ld of %ld wrong", long(wrong), long(kNumel));
+  WireState seen;
+  std::memcpy(&seen, state.download().data(), sizeof seen);
+  check(same(seen.absmax, tally.absmax), "wire scale: largest %g, expected %g", double(seen.absmax), double(tally.absmax));
+
+  cuda_check(cudaError_t(cuda::launch_update(counters.wire, static_cast<int64_t*>(nonfinite.data), nullptr)), "launch_update");
+  const WireState expected = next_state(seen, overflowed);
+  std::memcpy(&seen, state.download().data(), sizeof seen);
+  check(std::memcmp(&seen, &expected, sizeof seen) == 0, "wire scale: updated to %g, expected %g", double(seen.scale), double(expected.scale));
+}
+
 // More than 2**31 elements: a few probes at both ends and around 2**31, against the same tensor packed on the CPU there.
 void test_large(int64_t numel) {
   Buffer tensor(static_cast<size_t>(numel) * 4), flat(static_cast<size_t>(numel) * 2);
@@ -193,6 +228,10 @@ int main(int argc, char** argv) {
     }
   }
   for (const Dtype wire : {Dtype::f16, Dtype::bf16}) test_list({{3000007}, {Dtype::f32}, 0, false}, wire, 0.25f);  // many blocks sum
+  for (const bool special : {false, true}) {
+    test_wire_state(special, false);
+    test_wire_state(special, true);
+  }
   if (argc > 1) test_large(std::stoll(argv[1]));
   return finish();
 }
