@@ -31,7 +31,14 @@ std::shared_ptr<gpualloc::GradientHookState> register_gradient_hook(const std::s
                                                                     bool sum_squares, bool dynamic_scale) {
   // By reference and not by holder: torch registers process groups with a holder type of its own.
   auto shared_group = c10::intrusive_ptr<c10d::ProcessGroup>::unsafe_reclaim_from_nonowning(&group);
-  auto state = std::make_shared<gpualloc::GradientHookState>(std::move(shared_group), parse_wire(wire), sum_squares, dynamic_scale);
+  // The state may be its group's last owner, and a group's end waits for threads that may want the interpreter.
+  const auto free_without_interpreter = [](gpualloc::GradientHookState* state) {
+    if (PyGILState_Check() == 0) return delete state;
+    const py::gil_scoped_release no_gil;
+    delete state;
+  };
+  const std::shared_ptr<gpualloc::GradientHookState> state(
+      new gpualloc::GradientHookState(std::move(shared_group), parse_wire(wire), sum_squares, dynamic_scale), free_without_interpreter);
   reducer->register_comm_hook(std::make_unique<gpualloc::GradientHook>(state));
   return state;
 }

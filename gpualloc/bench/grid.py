@@ -48,8 +48,8 @@ _CPU_FP16_DEFAULTS = _Defaults(
     image_sizes_px=(100, 200),
     sequence_lengths=(64,),
     num_warmup_steps=2,
-    num_steps=1,
-    num_repeats=2,
+    num_steps=2,
+    num_repeats=3,
     per_device_batch_sizes={"image": 2, "llm": 1},
 )
 _DEFAULT_HOOKS = {

@@ -66,7 +66,7 @@ class PythonHookState:
         self._totals.buckets += 1
         buffer = bucket.buffer()
         narrowed = self.wire_dtype is not None and is_narrowed(bucket)
-        self._totals.wire_bytes += buffer.numel() * 2 if narrowed else buffer.nbytes
+        self._totals.wire_bytes += buffer.numel() * 2 if narrowed else _bytes_of(buffer)
 
     def totals(self) -> Totals:
         return replace(self._totals, nonfinite_steps=self._totals.nonfinite_steps + self.nonfinite.total())
@@ -83,6 +83,10 @@ class PythonHookState:
     def load(self, totals: Totals, wire_scale: float) -> None:
         self.nonfinite = NonfiniteSteps()
         self._totals = totals
+
+
+def _bytes_of(buffer: Tensor) -> int:
+    return buffer._values().nbytes + buffer._indices().nbytes if buffer.is_sparse else buffer.nbytes
 
 
 def hook(state: PythonHookState, bucket: GradBucket) -> Future[Tensor]:
