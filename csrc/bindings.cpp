@@ -1,47 +1,26 @@
-// The Python module gpualloc._C: the hook's class and what this build is. The operations register themselves (ops.cpp).
+// The Python module gpualloc._C: what this build is, and pack and unpack without the dispatcher. The operations register themselves
+// (ops.cpp), the hook is in hook_bindings.cpp.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
-#include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
 #include <stdexcept>
 
 #include "cpu/convert.h"
-#include "ddp/gradient_hook.h"
+#include "exchange_bindings.h"
 #include "ops.h"
 
 namespace py = pybind11;
 
+namespace gpualloc {
+void bind_hook(py::module_& module);  // hook_bindings.cpp
+}
+
 namespace {
-
-gpualloc::Wire parse_wire(const std::string& wire) {
-  if (wire == "fp32") return gpualloc::Wire::fp32;
-  if (wire == "fp16") return gpualloc::Wire::fp16;
-  if (wire == "bf16") return gpualloc::Wire::bf16;
-  throw std::invalid_argument("wire: expected fp32, fp16 or bf16, got " + wire);
-}
-
-std::shared_ptr<gpualloc::GradientHookState> register_gradient_hook(const std::shared_ptr<c10d::Reducer>& reducer,
-                                                                    c10d::ProcessGroup& group, const std::string& wire,
-                                                                    bool sum_squares, bool dynamic_scale) {
-  // By reference and not by holder: torch registers process groups with a holder type of its own.
-  auto shared_group = c10::intrusive_ptr<c10d::ProcessGroup>::unsafe_reclaim_from_nonowning(&group);
-  // The state may be its group's last owner, and a group's end waits for threads that may want the interpreter.
-  const auto free_without_interpreter = [](gpualloc::GradientHookState* state) {
-    if (PyGILState_Check() == 0) return delete state;
-    const py::gil_scoped_release no_gil;
-    delete state;
-  };
-  const std::shared_ptr<gpualloc::GradientHookState> state(
-      new gpualloc::GradientHookState(std::move(shared_group), parse_wire(wire), sum_squares, dynamic_scale), free_without_interpreter);
-  reducer->register_comm_hook(std::make_unique<gpualloc::GradientHook>(state));
-  return state;
-}
 
 // --- the operations, straight from Python lists: a call through torch.ops.gpualloc takes 20 microseconds longer for 150 tensors ---
 
@@ -118,27 +97,6 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("pack", &pack, py::arg("tensors"), py::arg("out"), py::arg("scale"), py::arg("nonfinite"));
   module.def("unpack", &unpack, py::arg("flat"), py::arg("tensors"), py::arg("scale"), py::arg("sumsq"), py::arg("nonfinite"));
-
-  using gpualloc::HookTotals;
-  py::class_<HookTotals>(module, "HookTotals")
-      .def(py::init([](int64_t steps, int64_t buckets, int64_t wire_bytes, int64_t nonfinite_steps) {
-             return HookTotals{steps, buckets, wire_bytes, nonfinite_steps};
-           }),
-           py::kw_only(), py::arg("steps"), py::arg("buckets"), py::arg("wire_bytes"), py::arg("nonfinite_steps"))
-      .def_readonly("steps", &HookTotals::steps)
-      .def_readonly("buckets", &HookTotals::buckets)
-      .def_readonly("wire_bytes", &HookTotals::wire_bytes)
-      .def_readonly("nonfinite_steps", &HookTotals::nonfinite_steps);
-
-  using gpualloc::GradientHookState;
-  py::class_<GradientHookState, std::shared_ptr<GradientHookState>>(module, "GradientHookState")
-      .def("totals", &GradientHookState::totals, py::call_guard<py::gil_scoped_release>())
-      .def("wire_scale", &GradientHookState::wire_scale, py::call_guard<py::gil_scoped_release>())
-      .def("load", &GradientHookState::load, py::call_guard<py::gil_scoped_release>())
-      .def("last_nonfinite", &GradientHookState::last_nonfinite, py::call_guard<py::gil_scoped_release>())
-      .def("last_sumsq", &GradientHookState::last_sumsq, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("counts_nonfinite", &GradientHookState::counts_nonfinite);
-
-  module.def("register_gradient_hook", &register_gradient_hook, py::arg("reducer"), py::arg("process_group"), py::arg("wire"),
-             py::arg("sum_squares"), py::arg("dynamic_scale"));
+  bind_exchange(module);
+  gpualloc::bind_hook(module);
 }

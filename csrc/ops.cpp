@@ -3,11 +3,15 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include <cmath>
+
 #include "segment.h"
 #include "wire_scale.h"
 
 namespace gpualloc {
 namespace {
+
+constexpr int64_t kWireStateNumel = sizeof(WireState) / sizeof(float);
 
 Dtype dtype_of(const at::Tensor& tensor, const char* argument) {
   switch (tensor.scalar_type()) {
@@ -26,10 +30,11 @@ void check_flat(const at::Tensor& flat, const char* argument) {
                     " strides ", flat.strides());
 }
 
-void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtype, at::Device device, const char* argument) {
+void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtype, at::Device device, const char* argument, int64_t numel = 1) {
   if (!counter.has_value()) return;
   TORCH_CHECK_TYPE(counter->scalar_type() == dtype, argument, ": expected ", dtype, ", got ", counter->scalar_type());
-  TORCH_CHECK_VALUE(counter->numel() == 1, argument, ": expected one element, got shape ", counter->sizes());
+  TORCH_CHECK_VALUE(counter->numel() == numel && counter->is_contiguous(), argument, ": expected ", numel, " contiguous element(s), got shape ",
+                    counter->sizes(), " strides ", counter->strides());
   TORCH_CHECK_VALUE(counter->device() == device, argument, ": expected on ", device, " like the flat buffer, got ", counter->device());
 }
 
@@ -65,6 +70,7 @@ bool has_kernels(at::DeviceType device) {
 void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const Counters& counters) {
   check_flat(flat, "out");
   check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
+  check_counter(counters.wire_state, at::kFloat, flat.device(), "wire_state", kWireStateNumel);
   const Segments segments = segments_of(tensors, flat);
   if (flat.numel() == 0) return;
   if (!has_kernels(flat.device().type())) return pack_aten(tensors, flat, scale, counters);
@@ -78,6 +84,7 @@ void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const 
   check_flat(flat, "flat");
   check_counter(counters.sumsq, at::kDouble, flat.device(), "sumsq");
   check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
+  check_counter(counters.wire_state, at::kFloat, flat.device(), "wire_state", kWireStateNumel);
   const Segments segments = segments_of(tensors, flat);
   if (flat.numel() == 0) return;
   if (!has_kernels(flat.device().type())) return unpack_aten(tensors, flat, scale, counters);
@@ -87,18 +94,27 @@ void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const 
   unpack_cpu(segments, flat, static_cast<float>(scale), counters);
 }
 
-at::Tensor make_wire_state(at::Device device, float scale) {
-  const WireState state{scale, 1 / scale, 0, 0};
-  return at::tensor({state.scale, state.inverse, state.absmax, state.hold}, at::kFloat).to(device);
+at::Tensor make_wire_state(at::Device device, float scale, int world_size, bool started) {
+  int exponent;
+  TORCH_CHECK_VALUE(std::frexp(scale, &exponent) == 0.5f && scale >= kMinScale && scale <= kMaxScale,
+                    "wire scale: expected a power of two from 2**-24 to 2**24, got ", scale);
+  const at::Tensor host = at::empty({kWireStateNumel}, at::kFloat);
+  *reinterpret_cast<WireState*>(host.data_ptr<float>()) = first_state(scale, world_size, started);
+  return host.to(device);
 }
 
-void update_wire_state(const at::Tensor& wire_state, const at::Tensor& nonfinite) {
+void update_wire_state(const at::Tensor& wire_state, const at::Tensor& agreed, const at::Tensor& nonfinite) {
+  check_counter(wire_state, at::kFloat, wire_state.device(), "wire_state", kWireStateNumel);
+  check_counter(agreed, at::kFloat, wire_state.device(), "agreed", 2);
+  check_counter(nonfinite, at::kLong, wire_state.device(), "nonfinite");
 #ifdef GPUALLOC_CUDA
-  if (wire_state.is_cuda()) return update_cuda(wire_state, nonfinite);
+  if (wire_state.is_cuda()) return update_cuda(wire_state, agreed, nonfinite);
 #endif
   const at::Tensor host = wire_state.cpu();  // itself on the CPU; a device without kernels is waited for
   auto* const state = reinterpret_cast<WireState*>(host.data_ptr<float>());
-  *state = next_state(*state, nonfinite.item<int64_t>() != 0);
+  const at::Tensor figures = agreed.cpu();
+  const float absmax = figures.data_ptr<float>()[0], saturated = figures.data_ptr<float>()[1];
+  *state = next_state(*state, absmax, saturated != 0, nonfinite.item<int64_t>() != 0);
   if (!wire_state.is_cpu()) wire_state.copy_(host);
 }
 

@@ -1,40 +1,13 @@
 // pack and unpack on CUDA: current stream and device from torch, the work in kernels/convert.cu. Free of CUDA headers.
-#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <algorithm>
-#include <map>
-#include <mutex>
-#include <utility>
-#include <vector>
-
 #include "kernels/convert.h"
 #include "ops.h"
+#include "sum_workspace.h"
 
 namespace gpualloc {
 namespace {
-
-// Scratch for the sum of squares, made at the first call on a stream and kept: kernels on one stream run in turn. A larger
-// buffer doubles it. Nothing is ever freed: a captured graph may still use the smaller scratch, and at exit the CUDA driver
-// may be gone before a static destructor runs.
-struct Workspace {
-  std::vector<at::Tensor> memory;  // the last one is in use
-  int64_t chunks = 0;              // that it is sized for
-};
-
-void set_workspace(cuda::Counters& counters, c10::Stream stream, int64_t chunks) {
-  static std::mutex mutex;
-  static auto* const workspaces = new std::map<std::pair<c10::DeviceIndex, c10::StreamId>, Workspace>;
-  const std::lock_guard<std::mutex> lock(mutex);
-  Workspace& workspace = (*workspaces)[{stream.device_index(), stream.id()}];
-  if (workspace.chunks < chunks) {
-    workspace.chunks = std::max(chunks, 2 * workspace.chunks);
-    const auto bytes = at::TensorOptions().dtype(at::kByte).device(stream.device());
-    workspace.memory.push_back(at::zeros({cuda::workspace_bytes(workspace.chunks)}, bytes));
-  }
-  counters.workspace = workspace.memory.back().data_ptr();
-}
 
 template <typename Launch>
 void launch_on_current_stream(const char* name, const Segments& segments, const at::Tensor& flat, float scale,
@@ -47,7 +20,7 @@ void launch_on_current_stream(const char* name, const Segments& segments, const 
   if (counters.wire_state.has_value()) raw.wire = reinterpret_cast<WireState*>(counters.wire_state->data_ptr<float>());
   if (counters.sumsq.has_value()) {
     raw.sumsq = counters.sumsq->data_ptr<double>();
-    set_workspace(raw, stream, cuda::chunks_for(segments.data(), static_cast<int>(segments.size())));
+    raw.workspace = sum_workspace(stream, cuda::chunks_for(segments.data(), static_cast<int>(segments.size())));
   }
   const Dtype wire_dtype = flat.scalar_type() == at::kHalf ? Dtype::f16 : Dtype::bf16;
   const int error = launch(segments.data(), static_cast<int>(segments.size()), flat.data_ptr(), wire_dtype, scale, raw,
@@ -65,10 +38,11 @@ void unpack_cuda(const Segments& segments, const at::Tensor& flat, float scale, 
   launch_on_current_stream("unpack", segments, flat, scale, counters, cuda::launch_unpack);
 }
 
-void update_cuda(const at::Tensor& wire_state, const at::Tensor& nonfinite) {
+void update_cuda(const at::Tensor& wire_state, const at::Tensor& agreed, const at::Tensor& nonfinite) {
   const c10::DeviceGuard guard(wire_state.device());
   const c10::impl::VirtualGuardImpl streams(at::kCUDA);
-  const int error = cuda::launch_update(reinterpret_cast<WireState*>(wire_state.data_ptr<float>()), nonfinite.data_ptr<int64_t>(),
+  auto* const state = reinterpret_cast<WireState*>(wire_state.data_ptr<float>());
+  const int error = cuda::launch_update(state, agreed.data_ptr<float>(), nonfinite.data_ptr<int64_t>(),
                                         streams.getStreamNativeHandle(streams.getStream(wire_state.device())));
   TORCH_CHECK(error == 0, "gpualloc: updating the wire scale on ", wire_state.device(), " failed: ", cuda::error_text(error));
 }

@@ -1,59 +1,71 @@
 // The power-of-two factor that FP16 gradients are multiplied with on the wire, the same on every rank because every rank
-// computes it from the same averaged gradients.
+// computes it from the same agreed figures.
 //
-// It keeps the largest averaged gradient at 2**11 to 2**12, 16 times below FP16's largest number: room for the single ranks'
-// gradients to be larger than their mean. Falling short costs nothing, so it grows by one factor of two a step; a gradient
-// that becomes larger lowers it at once. An overflow halves it and stops its growth for kHoldSteps steps, because then the
-// ranks' gradients cancel more than the mean shows.
+//   pack:    u = float(g) * c,  v = u * scale;  absmax = max |u| over the finite u;  a finite u with |v| > limit gives +-limit and
+//            sets `saturated`;  inf and NaN pass and are not part of absmax
+//   unpack:  float(v) * inverse
+//
+// The limit is 2**15 / world_size, so that no sum over the ranks overflows FP16, not even one that grows at every hop: each of
+// the world_size roundings (of the values, then of the partial sums) adds at most 16, half of FP16's spacing below 2**16, and
+// 2**15 + 16 * world_size stays below 65520, the first number that rounds to inf, up to 2046 ranks. A limit of 65504 / world_size
+// would leave no room for a single rounding upwards.
+//
+// The scale aims at an absmax between limit / 16 and limit / 8: gradients may grow eightfold from one step to the next before
+// anything is clamped. A gradient that becomes larger lowers it at once; falling short costs little, so it grows by one
+// factor of two a step, but for the first figures, which are taken as they are.
 #pragma once
 
 #include <cmath>
 
-#ifdef __CUDACC__
-#define GPUALLOC_HOST_DEVICE __host__ __device__
-#else
-#define GPUALLOC_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace gpualloc {
 
-constexpr float kHoldSteps = 2000;
 constexpr float kMinScale = 0x1p-24f, kMaxScale = 0x1p+24f;
-constexpr float kBlindScale = 0x1p+10f;
-constexpr int kTargetExponent = 11;
+constexpr int kMaxScaleExponent = 24;
+constexpr float kLargestSum = 0x1p+15f;
 
-// As it lies in memory: an FP32 tensor of four elements.
+// As it lies in memory: an FP32 tensor of eight elements.
 struct WireState {
-  float scale;    // pack multiplies with it
-  float inverse;  // unpack multiplies with it
-  float absmax;   // largest finite or non-finite magnitude that unpack saw in this step
-  float hold;     // steps until the scale may grow again
+  float scale;      // pack multiplies with it
+  float inverse;    // unpack multiplies with it
+  float absmax;     // the largest finite |u| that pack saw in this step
+  float saturated;  // 1 where pack clamped in this step, else 0; beside absmax, so that one all-reduce (MAX) takes both
+  float limit;      // of |v| on one rank
+  float started;    // 1 once the scale has followed a gradient, else 0
+  float unused[2];
 };
+static_assert(sizeof(WireState) == 32);
 
-// What the largest gradient asks for. Where all came out as zero they may be too small for the wire: up to kBlindScale is tried.
-GPUALLOC_HOST_DEVICE inline float target_scale(const WireState& state) {
-  if (state.absmax == 0) return state.scale < kBlindScale ? kBlindScale : state.scale;
-  const float target = ldexpf(1.0f, kTargetExponent - ilogbf(state.absmax));
-  return target > kMaxScale ? kMaxScale : target < kMinScale ? kMinScale : target;
+// `started`: the scale is one that followed gradients, in the run that is continued.
+inline WireState first_state(float scale, int world_size, bool started) {
+  return {scale, 1 / scale, 0, 0, kLargestSum / static_cast<float>(world_size), started ? 1.0f : 0.0f, {0, 0}};
 }
 
-// The state for the next step.
-GPUALLOC_HOST_DEVICE inline WireState next_state(WireState state, bool overflowed) {
-  if (overflowed) {
-    state.scale = state.scale / 2 > kMinScale ? state.scale / 2 : kMinScale;
-    state.hold = kHoldSteps;
-  } else {
-    const float target = target_scale(state);
-    if (target < state.scale) {
-      state.scale = target;
-    } else if (state.hold > 0) {
-      state.hold -= 1;
-    } else if (target > state.scale) {
-      state.scale *= 2;
-    }
+// The largest power of two, within the ends, with absmax * target <= limit / 8; absmax > 0.
+GPUALLOC_HOST_DEVICE inline float target_scale(float absmax, float limit) {
+  const int exponent = ilogbf(limit) - 3 - ilogbf(absmax);
+  if (exponent > kMaxScaleExponent) return kMaxScale;
+  float target = ldexpf(1.0f, exponent);
+  if (absmax * target > limit / 8) target /= 2;
+  return target < kMinScale ? kMinScale : target;
+}
+
+// The state for the next step. `absmax` and `saturated` are those of all ranks; `nonfinite`: some averaged gradient was.
+GPUALLOC_HOST_DEVICE inline WireState next_state(WireState state, float absmax, bool saturated, bool nonfinite) {
+  const float target = absmax > 0 ? target_scale(absmax, state.limit) : state.scale;
+  if (nonfinite || saturated) {
+    const float half = state.scale / 2 > kMinScale ? state.scale / 2 : kMinScale;
+    state.scale = target < half ? target : half;
+  } else if (target < state.scale || state.started == 0) {
+    state.scale = target;
+  } else if (target > state.scale) {
+    state.scale *= 2;
   }
+  if (absmax > 0) state.started = 1;
   state.inverse = 1 / state.scale;
   state.absmax = 0;
+  state.saturated = 0;
   return state;
 }
 

@@ -110,6 +110,22 @@ def test_many_tensors(count: int, device: str) -> None:
     assert_same_bits(flat, narrowed(tensors, 1.0, torch.float16))
 
 
+@pytest.mark.parametrize("wire", WIRES)
+def test_lists_that_are_stored_past_the_caches(wire: torch.dtype) -> None:
+    # More than the 4 MiB of csrc/ops_cpu.cpp, and odd sizes, so that no tensor but the first starts at a cache line of `flat`.
+    tensors = [random_tensor(numel, torch.float32, "cpu", seed=numel, special=True) for numel in (700_003, 5, 31, 1_500_007, 65_537)]
+    expected = narrowed(tensors, 0.3, wire)
+    flat, nonfinite = torch.empty_like(expected), torch.zeros(1, dtype=torch.int64)
+    ops.pack(tensors, flat, 0.3, nonfinite=nonfinite)
+    assert_same_bits(flat, expected)
+    assert nonfinite.item() == int(expected.isfinite().logical_not().sum())
+    storage = torch.empty(flat.numel() + 1)
+    for offset in (0, 1):  # targets at a cache line, and not
+        targets = list(storage[offset : flat.numel() + offset].split([tensor.numel() for tensor in tensors]))
+        ops.unpack(flat, targets, 3.0)
+        assert_same_bits(torch.cat(targets), flat.float() * 3.0)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("numel", [1, 4097, 1_000_003])
 def test_sum_of_squares(numel: int, device: str) -> None:
@@ -247,7 +263,7 @@ def test_traced_by_torch_compile() -> None:
         (
             lambda: ops.unpack(torch.zeros(1).half(), [torch.zeros(1)], sumsq=torch.zeros(2).double()),
             ValueError,
-            "sumsq: expected one element",
+            "sumsq: expected 1 contiguous element",
         ),
         (lambda: ops.unpack(torch.zeros(3), [torch.zeros(3)]), TypeError, "flat: expected float16 or bfloat16"),
     ],

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "segment.h"
+#include "wire_scale.h"
 
 namespace gpualloc::cpu {
 
@@ -9,15 +10,20 @@ namespace gpualloc::cpu {
 struct Tally {
   int64_t nonfinite = 0;
   double sumsq = 0;  // of the finite and non-finite results alike; only filled by unpack when asked
-  float absmax = 0;  // the largest magnitude; NaN where there is one; only filled by unpack into FP32
+  float absmax = 0;  // the largest finite |float(source) * scale|; only filled by pack with a wire state
 };
 
 struct Converters {
   const char* isa;  // "avx512", "avx2" or "scalar"
-  // wire[i] = narrow(float(source[i]) * scale), i < numel
-  Tally (*pack)(const void* source, Dtype dtype, uint16_t* wire, Dtype wire_dtype, int64_t numel, float scale);
+  // wire[i] = narrow(float(source[i]) * scale), i < numel; with a wire state (null: none) as wire_scale.h says, only read here.
+  // `stream`: store past the caches where that can be done; then call fence() at the end.
+  Tally (*pack)(const void* source, Dtype dtype, uint16_t* wire, Dtype wire_dtype, int64_t numel, float scale, const WireState* state,
+                bool stream);
   // target[i] = convert(float(wire[i]) * scale), i < numel
-  Tally (*unpack)(const uint16_t* wire, Dtype wire_dtype, void* target, Dtype dtype, int64_t numel, float scale, bool want_sumsq);
+  Tally (*unpack)(const uint16_t* wire, Dtype wire_dtype, void* target, Dtype dtype, int64_t numel, float scale, bool want_sumsq,
+                  bool stream);
+  // Streamed stores of this thread become visible to the threads it synchronises with afterwards.
+  void (*fence)();
 };
 
 // The fastest set this processor runs, chosen once.

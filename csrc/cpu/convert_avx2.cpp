@@ -1,6 +1,8 @@
 // AVX2 + F16C converters: 8 elements a vector.
 #include <immintrin.h>
 
+#include <algorithm>
+
 #include "cpu/narrow.h"
 
 namespace gpualloc::cpu {
@@ -8,6 +10,7 @@ namespace {
 
 struct Vector {
   static constexpr int64_t kWidth = 8;
+  static constexpr bool kStreams = true;
   __m256 value = _mm256_setzero_ps();
 
   template <Dtype D>
@@ -25,21 +28,48 @@ struct Vector {
     }
   }
 
-  template <Dtype D>
+  template <Dtype D, bool kStream>
   void store(void* to) const {
     if constexpr (D == Dtype::f32) {
-      _mm256_storeu_ps(static_cast<float*>(to), value);
+      auto* values = static_cast<float*>(to);
+      kStream ? _mm256_stream_ps(values, value) : _mm256_storeu_ps(values, value);
     } else if constexpr (D == Dtype::f64) {
       auto* values = static_cast<double*>(to);
       _mm256_storeu_pd(values, _mm256_cvtps_pd(_mm256_castps256_ps128(value)));
       _mm256_storeu_pd(values + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1)));
     } else {
-      _mm_storeu_si128(static_cast<__m128i*>(to), D == Dtype::f16 ? _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT) : as_bf16());
+      auto* halves = static_cast<__m128i*>(to);
+      kStream ? _mm_stream_si128(halves, as<D>()) : _mm_storeu_si128(halves, as<D>());
     }
   }
 
   Vector scaled(float scale) const { return {_mm256_mul_ps(value, _mm256_set1_ps(scale))}; }
   void add_square(Vector other) { value = _mm256_add_ps(value, _mm256_mul_ps(other.value, other.value)); }
+
+
+  Vector on_wire(float wire_scale, float limit, Vector& absmax) const {
+    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), value);
+    const __m256 is_finite = _mm256_cmp_ps(magnitude, _mm256_set1_ps(INFINITY), _CMP_LT_OQ);
+    absmax.value = _mm256_max_ps(absmax.value, _mm256_and_ps(magnitude, is_finite));
+    const __m256 v = _mm256_mul_ps(value, _mm256_set1_ps(wire_scale));
+    const __m256 clamped = _mm256_max_ps(_mm256_min_ps(v, _mm256_set1_ps(limit)), _mm256_set1_ps(-limit));
+    return {_mm256_blendv_ps(value, clamped, is_finite)};
+  }
+
+  void raise(Vector other) {
+    value = _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(value), other.magnitude_bits()));
+  }
+
+  uint32_t max_bits() const {
+    alignas(32) uint32_t lanes[kWidth];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_castps_si256(value));
+    return *std::max_element(lanes, lanes + kWidth);
+  }
+
+  int count_from(uint32_t bits) const {
+    const __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(bits)), magnitude_bits());
+    return kWidth - __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(below))));
+  }
 
   float sum() const {
     alignas(32) float lanes[kWidth];
@@ -50,13 +80,17 @@ struct Vector {
   }
 
  private:
-  __m128i as_bf16() const {
+  __m256i magnitude_bits() const { return _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), value)); }
+
+  template <Dtype D>
+  __m128i as() const {
+    if constexpr (D == Dtype::f16) return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
     const __m256i bits = _mm256_castps_si256(value);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40));
-    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
-    const __m256i result = _mm256_blendv_epi8(rounded, quiet, is_nan);
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256 is_nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+    const __m256i result = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(is_nan)), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
   }
 };
@@ -67,5 +101,5 @@ struct Vector {
 #include "cpu/convert_loops.h"
 
 namespace gpualloc::cpu {
-const Converters avx2_converters{"avx2", pack_loop, unpack_loop};
+const Converters avx2_converters{"avx2", pack_loop, unpack_loop, [] { _mm_sfence(); }};
 }

@@ -8,6 +8,7 @@ namespace {
 
 struct Vector {
   static constexpr int64_t kWidth = 16;
+  static constexpr bool kStreams = true;
   __m512 value = _mm512_setzero_ps();
 
   template <Dtype D>
@@ -25,16 +26,18 @@ struct Vector {
     }
   }
 
-  template <Dtype D>
+  template <Dtype D, bool kStream>
   void store(void* to) const {
     if constexpr (D == Dtype::f32) {
-      _mm512_storeu_ps(to, value);
+      auto* values = static_cast<float*>(to);
+      kStream ? _mm512_stream_ps(values, value) : _mm512_storeu_ps(values, value);
     } else if constexpr (D == Dtype::f64) {
       auto* values = static_cast<double*>(to);
       _mm512_storeu_pd(values, _mm512_cvtps_pd(_mm512_castps512_ps256(value)));
       _mm512_storeu_pd(values + 8, _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)));
     } else {
-      _mm256_storeu_si256(static_cast<__m256i*>(to), D == Dtype::f16 ? _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT) : as_bf16());
+      auto* halves = static_cast<__m256i*>(to);
+      kStream ? _mm256_stream_si256(halves, as<D>()) : _mm256_storeu_si256(halves, as<D>());
     }
   }
 
@@ -42,15 +45,33 @@ struct Vector {
   void add_square(Vector other) { value = _mm512_add_ps(value, _mm512_mul_ps(other.value, other.value)); }
   float sum() const { return _mm512_reduce_add_ps(value); }
 
+  Vector on_wire(float wire_scale, float limit, Vector& absmax) const {
+    const __m512 magnitude = _mm512_abs_ps(value);
+    const __mmask16 is_finite = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
+    absmax.value = _mm512_mask_max_ps(absmax.value, is_finite, absmax.value, magnitude);
+    const __m512 v = _mm512_min_ps(_mm512_mul_ps(value, _mm512_set1_ps(wire_scale)), _mm512_set1_ps(limit));
+    return {_mm512_mask_max_ps(value, is_finite, v, _mm512_set1_ps(-limit))};
+  }
+
+  void raise(Vector other) { value = _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(value), other.magnitude_bits())); }
+  uint32_t max_bits() const { return _mm512_reduce_max_epu32(_mm512_castps_si512(value)); }
+  int count_from(uint32_t bits) const {
+    return __builtin_popcount(_mm512_cmpge_epu32_mask(magnitude_bits(), _mm512_set1_epi32(static_cast<int>(bits))));
+  }
+
  private:
-  // Integer rounding and not AVX512_BF16's instruction, which flushes denormals.
-  __m256i as_bf16() const {
+  __m512i magnitude_bits() const { return _mm512_castps_si512(_mm512_abs_ps(value)); }
+
+  template <Dtype D>
+  __m256i as() const {
+    if constexpr (D == Dtype::f16) return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
+    // Integer rounding and not AVX512_BF16's instruction, which flushes denormals.
     const __m512i bits = _mm512_castps_si512(value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-    const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
+    const __m512i result = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));  // a quiet NaN
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
   }
 };
 
@@ -60,5 +81,5 @@ struct Vector {
 #include "cpu/convert_loops.h"
 
 namespace gpualloc::cpu {
-const Converters avx512_converters{"avx512", pack_loop, unpack_loop};
+const Converters avx512_converters{"avx512", pack_loop, unpack_loop, [] { _mm_sfence(); }};
 }

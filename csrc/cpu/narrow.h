@@ -2,6 +2,7 @@
 // each translation unit compiles its own for its instruction set.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -9,6 +10,8 @@
 
 namespace gpualloc::cpu {
 namespace {
+
+constexpr uint32_t kMagnitudeBits = 0x7fffffffu, kInfBits = 0x7f800000u;
 
 inline uint32_t bits_of(float value) {
   uint32_t bits;
@@ -22,8 +25,14 @@ inline float float_of(uint32_t bits) {
   return value;
 }
 
-// The larger of two magnitudes, neither below zero; NaN counts as larger than inf.
-inline float larger_magnitude(float a, float b) { return bits_of(a) < bits_of(b) ? b : a; }
+// The v that wire_scale.h makes of u; the largest finite |u| is kept.
+inline float on_wire(float u, float wire_scale, float limit, float& absmax) {
+  const float magnitude = float_of(bits_of(u) & kMagnitudeBits);
+  if (!(magnitude < INFINITY)) return u;
+  absmax = absmax < magnitude ? magnitude : absmax;
+  const float v = u * wire_scale;
+  return v > limit ? limit : v < -limit ? -limit : v;
+}
 
 inline uint16_t to_bf16(float value) {
   const uint32_t bits = bits_of(value);

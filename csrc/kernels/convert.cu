@@ -12,16 +12,15 @@
 // block until its stores have landed, 0.72 / 0.75.
 #include "kernels/convert.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
+#include "kernels/device_convert.cuh"
+
 namespace gpualloc::cuda {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kItems = kChunk / kThreads;  // elements of a chunk that a thread converts, all loaded before the first is stored
 constexpr int kBlocksPerMultiprocessor = 8;
 constexpr int kSmallTable = 4, kMediumTable = 320;  // a bucket; MobileNetV2 158, ResNet-50 161, ViT-L 296 tensors
@@ -37,63 +36,38 @@ struct Table {
   uint16_t hint[kHints];  // the segment of chunk c is hint[c >> hint_shift] or one soon after it
   uint8_t dtype[kCapacity];
 };
-static_assert(kThreads == 32 * kWarpsPerChunk);
 static_assert(sizeof(Table<kMaxSegments>) + 128 <= 32764, "kernel parameters");
-
-// --- one element ------------------------------------------------------------------------------------------------------
-
-template <Dtype D> struct Storage;
-template <> struct Storage<Dtype::f32> { using type = float; };
-template <> struct Storage<Dtype::f64> { using type = double; };
-template <> struct Storage<Dtype::f16> { using type = __half; };
-template <> struct Storage<Dtype::bf16> { using type = __nv_bfloat16; };
-
-__device__ float widen(float value) { return value; }
-__device__ float widen(double value) { return static_cast<float>(value); }
-__device__ float widen(__half value) { return __half2float(value); }
-__device__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-
-__device__ void narrow(float value, float& to) { to = value; }
-__device__ void narrow(float value, double& to) { to = static_cast<double>(value); }
-__device__ void narrow(float value, __half& to) { to = __float2half_rn(value); }
-__device__ void narrow(float value, __nv_bfloat16& to) { to = __float2bfloat16_rn(value); }
-
-__device__ bool is_finite(float value) { return (__float_as_uint(value) & 0x7fffffffu) < 0x7f800000u; }
-__device__ bool is_finite(double value) { return isfinite(value); }
-__device__ bool is_finite(__half value) { return (__half_as_ushort(value) & 0x7fffu) < 0x7c00u; }
-__device__ bool is_finite(__nv_bfloat16 value) { return (__bfloat16_as_ushort(value) & 0x7fffu) < 0x7f80u; }
 
 // What one thread saw.
 struct Tally {
   unsigned nonfinite = 0;
   float sumsq = 0;
-  unsigned absmax_bits = 0;  // of magnitudes, whose bits are ordered as they are; NaN is the largest
+  float absmax = 0;  // the largest finite |u|
 };
 
-template <bool kSumsq, bool kWire, typename From, typename To>
-__device__ void convert(From from, To& to, float scale, Tally& tally) {
-  const float value = widen(from) * scale;
+// The factors of pack and unpack; `wire` and `limit` are a WireState's, and only used by a pack with one.
+struct Factors {
+  float scale, wire, limit;
+};
+
+template <bool kSumsq, bool kOnWire, typename From, typename To>
+__device__ void convert(From from, To& to, const Factors& factors, Tally& tally) {
+  float value = widen(from) * factors.scale;
+  if constexpr (kOnWire) {
+    if (is_finite(value)) {
+      tally.absmax = fmaxf(tally.absmax, fabsf(value));
+      value = fminf(fmaxf(value * factors.wire, -factors.limit), factors.limit);
+    }
+  }
   narrow(value, to);
   tally.nonfinite += !is_finite(to);
   if constexpr (kSumsq) tally.sumsq = fmaf(value, value, tally.sumsq);
-  if constexpr (kWire) tally.absmax_bits = max(tally.absmax_bits, __float_as_uint(value) & 0x7fffffffu);
 }
 
 // --- one chunk: numel <= kChunk elements -----------------------------------------------------------------------------
 
-// A thread's access.
-template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T lane[kVector];
-};
-
-template <typename T>
-__device__ bool is_aligned(const T* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % sizeof(T) == 0;
-}
-
-template <bool kSumsq, bool kWire, typename From, typename To>
-__device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to, int numel, float scale, Tally& tally) {
+template <bool kSumsq, bool kOnWire, typename From, typename To>
+__device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to, int numel, const Factors& factors, Tally& tally) {
   constexpr int kVector = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
   constexpr int kUnroll = kItems / kVector;
   const auto* from_packs = reinterpret_cast<const Pack<From, kVector>*>(from);
@@ -108,7 +82,7 @@ __device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to
       for (int u = 0; u < kUnroll; ++u) {
         Pack<To, kVector> out;
 #pragma unroll
-        for (int lane = 0; lane < kVector; ++lane) convert<kSumsq, kWire>(in[u].lane[lane], out.lane[lane], scale, tally);
+        for (int lane = 0; lane < kVector; ++lane) convert<kSumsq, kOnWire>(in[u].lane[lane], out.lane[lane], factors, tally);
         to_packs[u * kThreads + threadIdx.x] = out;
       }
       return;
@@ -117,82 +91,25 @@ __device__ void convert_chunk(const From* __restrict__ from, To* __restrict__ to
       const Pack<From, kVector> in = from_packs[pack];
       Pack<To, kVector> out;
 #pragma unroll
-      for (int lane = 0; lane < kVector; ++lane) convert<kSumsq, kWire>(in.lane[lane], out.lane[lane], scale, tally);
+      for (int lane = 0; lane < kVector; ++lane) convert<kSumsq, kOnWire>(in.lane[lane], out.lane[lane], factors, tally);
       to_packs[pack] = out;
     }
     done = numel / kVector * kVector;
   }
-  for (int i = done + threadIdx.x; i < numel; i += kThreads) convert<kSumsq, kWire>(from[i], to[i], scale, tally);
-}
-
-// --- the sum of squares: always in the same order, so the same bits from run to run -----------------------------------------
-
-__device__ float warp_sum(float value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
-  return value;  // in lane 0
-}
-
-// The sum over the block, valid in thread 0.
-__device__ double block_sum(double value) {
-  __shared__ double warp_sums[kThreads / 32];
-  for (int step = 16; step > 0; step /= 2) value += __shfl_down_sync(0xffffffffu, value, step);
-  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  double total = 0;
-  if (threadIdx.x == 0) {
-    for (const double sum : warp_sums) total += sum;
-  }
-  __syncthreads();  // warp_sums may be written again
-  return total;
-}
-
-struct Workspace {
-  unsigned* ticket;
-  double* block_sums;
-  float* warp_sums;
-};
-
-__host__ __device__ Workspace layout(void* memory) {
-  auto* const block_sums = reinterpret_cast<double*>(static_cast<char*>(memory) + 8);
-  return {static_cast<unsigned*>(memory), block_sums, reinterpret_cast<float*>(block_sums + kSumBlocks)};
-}
-
-// Adds warp_sums[0 .. count) to *sumsq: every block sums one stretch, the last block to finish sums the blocks.
-__global__ void __launch_bounds__(kThreads) sum_kernel(const Workspace workspace, int64_t count, double* sumsq) {
-  __shared__ bool is_last;
-  const int64_t stretch = (count + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * stretch;
-  const int64_t end = begin + stretch < count ? begin + stretch : count;
-  double own = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) own += workspace.warp_sums[i];
-  const double sum = block_sum(own);
-  if (threadIdx.x == 0) {
-    workspace.block_sums[blockIdx.x] = sum;
-    __threadfence();
-    is_last = atomicAdd(workspace.ticket, 1u) == gridDim.x - 1;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  own = 0;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += kThreads) own += __ldcg(workspace.block_sums + block);
-  const double total = block_sum(own);
-  if (threadIdx.x == 0) {
-    *sumsq += total;
-    *workspace.ticket = 0;
-  }
+  for (int i = done + threadIdx.x; i < numel; i += kThreads) convert<kSumsq, kOnWire>(from[i], to[i], factors, tally);
 }
 
 // --- kernels ----------------------------------------------------------------------------------------------------------
 
 // kPack: flat is written from the segments; else the segments are written from flat.
 template <bool kPack, bool kSumsq, bool kWire, typename Wire, typename T>
-__device__ void convert_one(void* data, void* flat, int64_t flat_begin, int64_t offset, int numel, float scale, Tally& tally) {
+__device__ void convert_one(void* data, void* flat, int64_t flat_begin, int64_t offset, int numel, const Factors& factors, Tally& tally) {
   auto* tensor = static_cast<T*>(data) + offset;
   auto* wire = static_cast<Wire*>(flat) + flat_begin + offset;
   if constexpr (kPack) {
-    convert_chunk<kSumsq, kWire>(tensor, wire, numel, scale, tally);
+    convert_chunk<kSumsq, kWire>(tensor, wire, numel, factors, tally);
   } else {
-    convert_chunk<kSumsq, kWire>(wire, tensor, numel, scale, tally);
+    convert_chunk<kSumsq, false>(wire, tensor, numel, factors, tally);
   }
 }
 
@@ -207,25 +124,24 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   const int64_t left = table.begin[k + 1] - begin - offset;
   const int numel = left < kChunk ? static_cast<int>(left) : kChunk;
   void* const data = table.data[k];
-  if constexpr (kWire) scale *= kPack ? counters.wire->scale : counters.wire->inverse;  // powers of two: exact
+  Factors factors{scale, 1, 0};
+  if constexpr (kWire && kPack) factors = {scale, counters.wire->scale, counters.wire->limit};
+  if constexpr (kWire && !kPack) factors.scale *= counters.wire->inverse;  // a power of two: exact
   Tally tally;
   switch (static_cast<Dtype>(table.dtype[k])) {
-    case Dtype::f32: convert_one<kPack, kSumsq, kWire, Wire, float>(data, flat, begin, offset, numel, scale, tally); break;
-    case Dtype::f16: convert_one<kPack, kSumsq, kWire, Wire, __half>(data, flat, begin, offset, numel, scale, tally); break;
-    case Dtype::bf16: convert_one<kPack, kSumsq, kWire, Wire, __nv_bfloat16>(data, flat, begin, offset, numel, scale, tally); break;
-    case Dtype::f64: convert_one<kPack, kSumsq, kWire, Wire, double>(data, flat, begin, offset, numel, scale, tally); break;
+    case Dtype::f32: convert_one<kPack, kSumsq, kWire, Wire, float>(data, flat, begin, offset, numel, factors, tally); break;
+    case Dtype::f16: convert_one<kPack, kSumsq, kWire, Wire, __half>(data, flat, begin, offset, numel, factors, tally); break;
+    case Dtype::bf16: convert_one<kPack, kSumsq, kWire, Wire, __nv_bfloat16>(data, flat, begin, offset, numel, factors, tally); break;
+    case Dtype::f64: convert_one<kPack, kSumsq, kWire, Wire, double>(data, flat, begin, offset, numel, factors, tally); break;
   }
-  if (counters.nonfinite != nullptr && __any_sync(0xffffffffu, tally.nonfinite != 0)) {  // so rare that an atomic a warp is cheap
-    for (int step = 16; step > 0; step /= 2) tally.nonfinite += __shfl_down_sync(0xffffffffu, tally.nonfinite, step);
-    if (threadIdx.x % 32 == 0) {
-      atomicAdd(reinterpret_cast<unsigned long long*>(counters.nonfinite), static_cast<unsigned long long>(tally.nonfinite));
+  add_nonfinite(tally.nonfinite, counters.nonfinite);
+  if constexpr (kWire && kPack) {
+    float absmax = tally.absmax;
+    for (int step = 16; step > 0; step /= 2) absmax = fmaxf(absmax, __shfl_down_sync(0xffffffffu, absmax, step));
+    if (threadIdx.x % 32 == 0 && absmax > *const_cast<volatile float*>(&counters.wire->absmax)) {  // soon no warp beats it
+      atomicMax(reinterpret_cast<int*>(&counters.wire->absmax), __float_as_int(absmax));  // magnitudes are ordered as their bits are
+      if (absmax * factors.wire > factors.limit) counters.wire->saturated = 1;
     }
-  }
-  if constexpr (kWire && !kPack) {
-    unsigned bits = tally.absmax_bits;
-    for (int step = 16; step > 0; step /= 2) bits = max(bits, __shfl_down_sync(0xffffffffu, bits, step));
-    auto* const absmax = reinterpret_cast<unsigned*>(&counters.wire->absmax);
-    if (threadIdx.x % 32 == 0 && bits > *static_cast<volatile unsigned*>(absmax)) atomicMax(absmax, bits);  // soon no warp beats it
   }
   if constexpr (kSumsq) {
     const float sum = warp_sum(tally.sumsq);
@@ -233,7 +149,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
 }
 
-__global__ void update_kernel(WireState* state, const int64_t* nonfinite) { *state = next_state(*state, *nonfinite != 0); }
+__global__ void update_kernel(WireState* state, const float* agreed, const int64_t* nonfinite) {
+  *state = next_state(*state, agreed[0], agreed[1] != 0, *nonfinite != 0);
+}
 
 // --- launchers --------------------------------------------------------------------------------------------------------
 
@@ -264,40 +182,38 @@ cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, 
     table.hint[h] = static_cast<uint16_t>(k);
   }
   convert_kernel<kPack, kSumsq, kWire, Wire, kCapacity><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(table, flat, scale, counters);
-  if constexpr (kSumsq) {
-    const int64_t warps = chunks * kWarpsPerChunk;
-    const auto blocks = static_cast<unsigned>(std::min<int64_t>(kSumBlocks, (warps + 4 * kThreads - 1) / (4 * kThreads)));
-    sum_kernel<<<blocks, kThreads, 0, stream>>>(layout(counters.workspace), warps, counters.sumsq);
-  }
+  if constexpr (kSumsq) launch_sum(counters, chunks, stream);
   return cudaGetLastError();
 }
 
-template <bool kPack, bool kSumsq, typename Wire>
+template <bool kPack, bool kSumsq, bool kWire, typename Wire>
 cudaError_t launch_sized(const Segment* segments, int num_segments, void* flat, float scale, const Counters& counters, cudaStream_t stream) {
   if (num_segments <= kSmallTable) {
-    return launch_table<kPack, kSumsq, false, Wire, kSmallTable>(segments, num_segments, flat, scale, counters, stream);
+    return launch_table<kPack, kSumsq, kWire, Wire, kSmallTable>(segments, num_segments, flat, scale, counters, stream);
   }
   if (num_segments <= kMediumTable) {
-    return launch_table<kPack, kSumsq, false, Wire, kMediumTable>(segments, num_segments, flat, scale, counters, stream);
+    return launch_table<kPack, kSumsq, kWire, Wire, kMediumTable>(segments, num_segments, flat, scale, counters, stream);
   }
   for (int begin = 0; begin < num_segments; begin += kMaxSegments) {
     const int count = std::min(kMaxSegments, num_segments - begin);
-    const cudaError_t error = launch_table<kPack, kSumsq, false, Wire, kMaxSegments>(segments + begin, count, flat, scale, counters, stream);
+    const cudaError_t error = launch_table<kPack, kSumsq, kWire, Wire, kMaxSegments>(segments + begin, count, flat, scale, counters, stream);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;
+}
+
+template <bool kPack, bool kSumsq, typename Wire>
+cudaError_t launch_wire(const Segment* segments, int num_segments, void* flat, float scale, const Counters& counters, cudaStream_t stream) {
+  return counters.wire != nullptr ? launch_sized<kPack, kSumsq, true, Wire>(segments, num_segments, flat, scale, counters, stream)
+                                  : launch_sized<kPack, kSumsq, false, Wire>(segments, num_segments, flat, scale, counters, stream);
 }
 
 template <bool kPack, bool kSumsq>
 cudaError_t launch(const Segment* segments, int num_segments, void* flat, Dtype wire_dtype, float scale, const Counters& counters,
                    void* stream) {
   auto* const cuda_stream = static_cast<cudaStream_t>(stream);
-  if (counters.wire != nullptr) {  // DDP's buckets only: one segment, FP16
-    if (num_segments > kSmallTable || wire_dtype != Dtype::f16) return cudaErrorInvalidValue;
-    return launch_table<kPack, kSumsq, true, __half, kSmallTable>(segments, num_segments, flat, scale, counters, cuda_stream);
-  }
-  return wire_dtype == Dtype::f16 ? launch_sized<kPack, kSumsq, __half>(segments, num_segments, flat, scale, counters, cuda_stream)
-                                  : launch_sized<kPack, kSumsq, __nv_bfloat16>(segments, num_segments, flat, scale, counters, cuda_stream);
+  return wire_dtype == Dtype::f16 ? launch_wire<kPack, kSumsq, __half>(segments, num_segments, flat, scale, counters, cuda_stream)
+                                  : launch_wire<kPack, kSumsq, __nv_bfloat16>(segments, num_segments, flat, scale, counters, cuda_stream);
 }
 
 }  // namespace
@@ -319,8 +235,8 @@ int launch_unpack(const Segment* segments, int num_segments, const void* flat, D
                                    : launch<false, true>(segments, num_segments, wire, wire_dtype, scale, counters, stream);
 }
 
-int launch_update(WireState* state, const int64_t* nonfinite, void* stream) {
-  update_kernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(state, nonfinite);
+int launch_update(WireState* state, const float* agreed, const int64_t* nonfinite, void* stream) {
+  update_kernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(state, agreed, nonfinite);
   return cudaGetLastError();
 }
 

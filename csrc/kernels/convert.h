@@ -26,8 +26,7 @@ struct Counters {
   int64_t* nonfinite = nullptr;  // device; the number of non-finite results is added to it; null: not counted
   double* sumsq = nullptr;       // device; the sum of squared results is added to it; null: not summed
   void* workspace = nullptr;     // device, workspace_bytes(chunks_for(segments)) or more; needed with sumsq
-  WireState* wire = nullptr;     // device; pack multiplies with its scale, unpack with its inverse and notes absmax; null: 1
-                                 // (up to 4 segments and an FP16 buffer only)
+  WireState* wire = nullptr;     // device; pack and unpack then do as wire_scale.h says
 };
 
 // flat[begin + j] = narrow(float(segment[j]) * scale) for every segment. Segments must follow each other without gaps.
@@ -38,8 +37,8 @@ int launch_pack(const Segment* segments, int num_segments, void* flat, Dtype wir
 int launch_unpack(const Segment* segments, int num_segments, const void* flat, Dtype wire_dtype, float scale, Counters counters,
                   void* stream);
 
-// *state = next_state(*state, *nonfinite != 0), where the count is of the step before.
-int launch_update(WireState* state, const int64_t* nonfinite, void* stream);
+// *state = next_state(*state, agreed[0], agreed[1] != 0, *nonfinite != 0); `agreed` may be the state's own absmax and saturated.
+int launch_update(WireState* state, const float* agreed, const int64_t* nonfinite, void* stream);
 
 // The text of an error code that a launcher returned.
 const char* error_text(int error);

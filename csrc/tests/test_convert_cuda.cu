@@ -7,37 +7,13 @@
 
 #include "cpu/convert.h"
 #include "kernels/convert.h"
+#include "tests/device_buffer.h"
 #include "tests/reference.h"
 
 using namespace gpualloc;
 using namespace gpualloc::test;
 
 namespace {
-
-void cuda_check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::printf("FAILED: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(1);
-}
-
-// Device memory of `bytes`, poisoned.
-struct Buffer {
-  explicit Buffer(size_t bytes) : bytes(bytes) {
-    cuda_check(cudaMalloc(&data, bytes), "cudaMalloc");
-    cuda_check(cudaMemset(data, 0x5a, bytes), "cudaMemset");
-  }
-  ~Buffer() { cudaFree(data); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  void upload(const void* from, size_t count) { cuda_check(cudaMemcpy(data, from, count, cudaMemcpyHostToDevice), "upload"); }
-  std::vector<char> download() const {
-    std::vector<char> host(bytes);
-    cuda_check(cudaMemcpy(host.data(), data, bytes, cudaMemcpyDeviceToHost), "download");
-    return host;
-  }
-  void* data = nullptr;
-  size_t bytes;
-};
 
 struct Case {
   std::vector<int64_t> numels;
@@ -87,7 +63,7 @@ void test_list(const Case& c, Dtype wire, float scale) {
   int64_t nonfinite = 0;
   const cpu::Converters& cpu = cpu::converters();
   for (size_t k = 0; k < count; ++k) {
-    nonfinite += cpu.pack(hosts[k].data(), c.dtypes[k], expected_flat + segments[k].begin, wire, c.numels[k], scale).nonfinite;
+    nonfinite += cpu.pack(hosts[k].data(), c.dtypes[k], expected_flat + segments[k].begin, wire, c.numels[k], scale, nullptr, false).nonfinite;
   }
   Results packed(0);
   cuda::Counters counters{static_cast<int64_t*>(packed.nonfinite.data), nullptr, nullptr};
@@ -106,7 +82,7 @@ void test_list(const Case& c, Dtype wire, float scale) {
   // unpack, with all counters, twice: the same values as the CPU's and the same sum bit for bit in both runs
   cpu::Tally tally;
   for (size_t k = 0; k < count; ++k) {
-    const cpu::Tally one = cpu.unpack(expected_flat + segments[k].begin, wire, all.data() + starts[k], c.dtypes[k], c.numels[k], 3.0f, true);
+    const cpu::Tally one = cpu.unpack(expected_flat + segments[k].begin, wire, all.data() + starts[k], c.dtypes[k], c.numels[k], 3.0f, true, false);
     tally.nonfinite += one.nonfinite;
     tally.sumsq += one.sumsq;
   }
@@ -138,39 +114,84 @@ void test_list(const Case& c, Dtype wire, float scale) {
   }
 }
 
-// The wire scale: pack multiplies with it, unpack with its inverse and keeps the largest magnitude, the update is the CPU's.
-void test_wire_state(bool special, bool overflowed) {
-  std::mt19937_64 rng(9);
-  constexpr int64_t kNumel = 30011;
-  const std::vector<char> source = random_elements(Dtype::f32, kNumel, rng, special);
-  Buffer tensor(kNumel * 4), flat(kNumel * 2), state(sizeof(WireState)), nonfinite(8);
-  const WireState before{0.125f, 8.0f, 1e-30f, 0};
-  const int64_t count = overflowed;
-  tensor.upload(source.data(), kNumel * 4);
-  state.upload(&before, sizeof before);
-  nonfinite.upload(&count, sizeof count);
-  const Segment segment{tensor.data, 0, kNumel, Dtype::f32};
+// The wire scale, for a list that needs the given table: what pack writes and notes, what unpack gives back, and the update.
+void test_wire_state(int count, Dtype wire, bool special) {
+  std::mt19937_64 rng(static_cast<uint64_t>(count));
+  std::vector<Segment> segments;
+  int64_t total = 0;
+  for (int k = 0; k < count; ++k) {
+    const auto numel = static_cast<int64_t>(rng() % (k % 50 == 0 ? 30000 : 300));
+    segments.push_back({nullptr, total, numel, Dtype::f32});
+    total += numel;
+  }
+  const std::vector<char> source = random_elements(Dtype::f32, total, rng, special);
+  const auto bytes = static_cast<size_t>(total) * 4;
+  Buffer tensors(bytes), flat(bytes / 2), memory(sizeof(WireState)), nonfinite(8), counted(8);
+  for (Segment& segment : segments) segment.data = static_cast<float*>(tensors.data) + segment.begin;
+  tensors.upload(source.data(), bytes);
+  const WireState before = first_state(64.0f, 64, true);  // a limit of 512, which some elements exceed
+  memory.upload(&before, sizeof before);
+  cuda_check(cudaMemset(counted.data, 0, 8), "zero");
+  const auto seen = [&] {
+    WireState state;
+    std::memcpy(&state, memory.download().data(), sizeof state);
+    return state;
+  };
+
+  std::vector<uint16_t> expected(static_cast<size_t>(total));
+  const cpu::Tally tally = cpu::converters().pack(source.data(), Dtype::f32, expected.data(), wire, total, 0.5f, &before, false);
   cuda::Counters counters;
-  counters.wire = static_cast<WireState*>(state.data);
-  cuda_check(cudaError_t(cuda::launch_pack(&segment, 1, flat.data, Dtype::f16, 0.5f, counters, nullptr)), "launch_pack");
-  cuda_check(cudaError_t(cuda::launch_unpack(&segment, 1, flat.data, Dtype::f16, 1.0f, counters, nullptr)), "launch_unpack");
-
-  std::vector<uint16_t> wire(kNumel);
-  std::vector<float> back(kNumel);
-  cpu::converters().pack(source.data(), Dtype::f32, wire.data(), Dtype::f16, kNumel, 0.5f * before.scale);
-  const cpu::Tally tally = cpu::converters().unpack(wire.data(), Dtype::f16, back.data(), Dtype::f32, kNumel, before.inverse, true);
-  const std::vector<char> got = tensor.download();
+  counters.wire = static_cast<WireState*>(memory.data);
+  counters.nonfinite = static_cast<int64_t*>(counted.data);
+  cuda_check(cudaError_t(cuda::launch_pack(segments.data(), count, flat.data, wire, 0.5f, counters, nullptr)), "launch_pack");
+  const std::vector<char> packed = flat.download();
   int64_t wrong = 0;
-  for (int64_t i = 0; i < kNumel; ++i) wrong += !same(load(got.data(), Dtype::f32, i), back[static_cast<size_t>(i)]);
-  check(wrong == 0, "wire scale: %ld of %ld wrong", long(wrong), long(kNumel));
-  WireState seen;
-  std::memcpy(&seen, state.download().data(), sizeof seen);
-  check(same(seen.absmax, tally.absmax), "wire scale: largest %g, expected %g", double(seen.absmax), double(tally.absmax));
+  for (int64_t i = 0; i < total; ++i) wrong += !same(load(packed.data(), wire, i), value_of(expected[static_cast<size_t>(i)], wire));
+  check(wrong == 0, "wire scale, %d tensors, %s: pack %ld of %ld wrong", count, name_of(wire), long(wrong), long(total));
+  check(*reinterpret_cast<const int64_t*>(counted.download().data()) == tally.nonfinite, "wire scale, %d tensors: non-finite count", count);
+  const WireState noted = seen();
+  check(noted.absmax == tally.absmax, "wire scale, %d tensors: largest %g, expected %g", count, double(noted.absmax), double(tally.absmax));
+  check(noted.saturated == (tally.absmax * before.scale > before.limit ? 1 : 0), "wire scale, %d tensors: saturated %g at %g", count,
+        double(noted.saturated), double(tally.absmax));
+  check(noted.scale == before.scale && noted.inverse == before.inverse && noted.limit == before.limit, "wire scale: pack changed the state");
 
-  cuda_check(cudaError_t(cuda::launch_update(counters.wire, static_cast<int64_t*>(nonfinite.data), nullptr)), "launch_update");
-  const WireState expected = next_state(seen, overflowed);
-  std::memcpy(&seen, state.download().data(), sizeof seen);
-  check(std::memcmp(&seen, &expected, sizeof seen) == 0, "wire scale: updated to %g, expected %g", double(seen.scale), double(expected.scale));
+  counters.nonfinite = nullptr;
+  cuda_check(cudaError_t(cuda::launch_unpack(segments.data(), count, flat.data, wire, 3.0f, counters, nullptr)), "launch_unpack");
+  std::vector<float> back(static_cast<size_t>(total));
+  cpu::converters().unpack(expected.data(), wire, back.data(), Dtype::f32, total, 3.0f * before.inverse, false, false);
+  const std::vector<char> got = tensors.download();
+  wrong = 0;
+  for (int64_t i = 0; i < total; ++i) wrong += !same(load(got.data(), Dtype::f32, i), back[static_cast<size_t>(i)]);
+  check(wrong == 0, "wire scale, %d tensors, %s: unpack %ld of %ld wrong", count, name_of(wire), long(wrong), long(total));
+
+  nonfinite.upload(&tally.nonfinite, 8);
+  const float* const agreed = &counters.wire->absmax;  // as an all-reduce of one rank leaves them
+  cuda_check(cudaError_t(cuda::launch_update(counters.wire, agreed, static_cast<int64_t*>(nonfinite.data), nullptr)), "launch_update");
+  const WireState updated = next_state(noted, noted.absmax, noted.saturated != 0, tally.nonfinite != 0), now = seen();
+  check(std::memcmp(&now, &updated, sizeof now) == 0, "wire scale: updated to %g, expected %g", double(now.scale), double(updated.scale));
+}
+
+// next_state on the device, over the cases of the host's own tests.
+void test_update() {
+  Buffer memory(sizeof(WireState)), figures(8), nonfinite(8);
+  for (const float scale : {kMinScale, 1.0f, 4096.0f, kMaxScale}) {
+    for (const float absmax : {0.0f, 1e-45f, 1e-30f, 0.5f, 0.75f, 1e5f, 3e38f}) {
+      for (const int flags : {0, 1, 2, 3, 4, 5, 6, 7}) {
+        const WireState before = first_state(scale, 3, (flags & 1) != 0);
+        const float agreed[2] = {absmax, (flags & 2) != 0 ? 1.0f : 0.0f};
+        const int64_t count = (flags & 4) != 0 ? 12 : 0;
+        memory.upload(&before, sizeof before);
+        figures.upload(agreed, sizeof agreed);
+        nonfinite.upload(&count, sizeof count);
+        const int error = cuda::launch_update(static_cast<WireState*>(memory.data), static_cast<float*>(figures.data),
+                                              static_cast<int64_t*>(nonfinite.data), nullptr);
+        cuda_check(cudaError_t(error), "launch_update");
+        const WireState expected = next_state(before, absmax, agreed[1] != 0, count != 0);
+        check(std::memcmp(memory.download().data(), &expected, sizeof expected) == 0, "update of scale %g, largest %g, flags %d", double(scale),
+              double(absmax), flags);
+      }
+    }
+  }
 }
 
 // More than 2**31 elements: a few probes at both ends and around 2**31, against the same tensor packed on the CPU there.
@@ -189,7 +210,7 @@ void test_large(int64_t numel) {
   cuda_check(cudaError_t(error), "launch_pack");
   for (size_t p = 0; p < hosts.size(); ++p) {
     std::vector<uint16_t> expected(kProbe), got(kProbe);
-    cpu::converters().pack(hosts[p].data(), Dtype::f32, expected.data(), Dtype::f16, kProbe, 0.5f);
+    cpu::converters().pack(hosts[p].data(), Dtype::f32, expected.data(), Dtype::f16, kProbe, 0.5f, nullptr, false);
     cuda_check(cudaMemcpy(got.data(), static_cast<uint16_t*>(flat.data) + probes[p], kProbe * 2, cudaMemcpyDeviceToHost), "download");
     int64_t wrong = 0;
     for (size_t i = 0; i < got.size(); ++i) {
@@ -228,10 +249,12 @@ int main(int argc, char** argv) {
     }
   }
   for (const Dtype wire : {Dtype::f16, Dtype::bf16}) test_list({{3000007}, {Dtype::f32}, 0, false}, wire, 0.25f);  // many blocks sum
-  for (const bool special : {false, true}) {
-    test_wire_state(special, false);
-    test_wire_state(special, true);
+  for (const Dtype wire : {Dtype::f16, Dtype::bf16}) {
+    for (const bool special : {false, true}) {
+      for (const int count : {1, 5, 321, 3000}) test_wire_state(count, wire, special);
+    }
   }
+  test_update();
   if (argc > 1) test_large(std::stoll(argv[1]));
   return finish();
 }

@@ -1,0 +1,8 @@
+// AVX2 loops of the gradient exchange.
+#include "cpu/vector_avx2.h"
+
+#include "cpu/exchange_loops.h"
+
+namespace gpualloc::cpu {
+const Exchangers avx2_exchangers{"avx2", sum_shards_loop, quantize_loop, reduce_int8_loop, dequantize_loop, pack_with_feedback_loop};
+}
