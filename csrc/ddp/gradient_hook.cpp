@@ -3,78 +3,298 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
-#include "ops.h"
+#include "ddp/collective_carrier.h"
+#include "ddp/gloo_carrier.h"
 
 namespace gpualloc {
 namespace {
 
 // Steps counted apart before the device adds them up: a step has non-finite results once, in however many buckets they are.
 constexpr int64_t kSlots = 64;
+// A fixed wire is timed once in so many steps.
+constexpr int64_t kSamplePeriod = 16;
 
 int64_t bytes_of(const at::Tensor& buffer) {
   if (!buffer.is_sparse()) return static_cast<int64_t>(buffer.nbytes());
   return static_cast<int64_t>(buffer._values().nbytes() + buffer._indices().nbytes());
 }
 
-// Only FP32 loses nothing its user asked for. DDP hands a complex gradient over as pairs of FP32.
-bool is_narrowed(const c10d::GradBucket& bucket) {
-  const at::Tensor& buffer = bucket.getBuffer();
-  return !buffer.is_sparse() && buffer.scalar_type() == at::kFloat && !bucket.getParameters().front().is_complex();
+std::vector<Wire> choices(bool allow_int8) {
+  if (allow_int8) return {Wire::fp32, Wire::fp16, Wire::int8};
+  return {Wire::fp32, Wire::fp16};
 }
 
 }  // namespace
 
-GradientHookState::GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire, bool sum_squares, bool dynamic_scale)
-    : group_(std::move(group)), wire_(wire), sum_squares_(sum_squares), dynamic_scale_(dynamic_scale) {}
+GradientHookState::GradientHookState(Group group, HookOptions options)
+    : group_(group), lanes_{std::move(group)}, options_(std::move(options)), average_(1.0 / group_->getSize()) {
+  if (options_.wire.has_value()) return;
+  controller_ = std::make_unique<Controller>(choices(options_.allow_int8), options_.max_lanes, [this](int count) { return make_lanes(count); });
+}
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket& bucket) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (bucket.getIndex() == 0) begin_step();
-  ++totals_.buckets;
-  if (bucket.isLast()) sumsq_.resize(std::min(sumsq_.size(), bucket.getIndex() + 1));  // the buckets may have been rebuilt
-  if (wire_ == Wire::fp32 || !is_narrowed(bucket)) return average_uncompressed(bucket);
-
   const at::Tensor buffer = bucket.getBuffer();
-  const at::Tensor wire = wire_for(bucket.getIndex(), buffer);
-  const Device& device = on(buffer.device());
-  Counters counters{device.nonfinite.narrow(0, slot(), 1), {}, device.wire_state};
-  if (sum_squares_) counters.sumsq = sumsq_for(bucket.getIndex(), buffer.device());
-  pack(buffer, wire, 1.0 / group_->getSize(), {{}, {}, device.wire_state});
-  totals_.wire_bytes += bytes_of(wire);
-  std::vector<at::Tensor> tensors{wire};
-  // The callback's current stream is one that already waits for the all-reduce; the tensors it uses outlive the step
-  // (the reducer holds the bucket, this state the rest), and the reducer waits for the returned future before it ends.
-  return group_->allreduce(tensors)->getFuture()->then(
-      [buffer, wire, counters](c10::ivalue::Future& done) -> c10::IValue {
-        done.value();  // throws what made the all-reduce fail
-        unpack(wire, buffer, 1.0, counters);
+  if (bucket.getIndex() == 0) begin_step(buffer.device());
+  const BucketShape shape = shape_of(bucket);
+  seen_.push_back(shape);
+  const Transfer transfer = transfer_of(shape);
+  if (stamps_ != nullptr) stamps_->ready.push_back(Stamp::now(buffer.device()));
+
+  Future future;
+  if (!shape.narrowable || (transfer.first == transfer.last && transfer.wire == Wire::fp32 && stamps_ == nullptr && !options_.sum_squares)) {
+    future = average_alone(bucket);
+  } else {
+    future = c10::make_intrusive<c10::ivalue::Future>(
+        c10::TensorType::get(), buffer.is_cpu() ? std::vector<c10::Device>{} : std::vector<c10::Device>{buffer.device()});
+    pending_.push_back({buffer, future, residual_for(shape, transfer, buffer.device())});
+    if (transfer.last == static_cast<int>(bucket.getIndex()) || bucket.isLast()) dispatch(transfer);
+  }
+  if (bucket.isLast()) end_step();
+  return future;
+}
+
+BucketShape GradientHookState::shape_of(const c10d::GradBucket& bucket) const {
+  const at::Tensor& buffer = bucket.getBuffer();
+  // Only FP32 loses nothing its user asked for. DDP hands a complex gradient over as pairs of FP32.
+  const bool narrowable = !buffer.is_sparse() && buffer.scalar_type() == at::kFloat && !bucket.getParameters().front().is_complex();
+  return {buffer.numel(), narrowable, buffer.device().index()};
+}
+
+const Plan& GradientHookState::plan() const { return controller_ != nullptr ? controller_->plan() : fixed_plan_; }
+
+// The transfer that the bucket seen last belongs to. Where the buckets are not those of the plan, it travels alone.
+Transfer GradientHookState::transfer_of(const BucketShape& shape) {
+  const int index = static_cast<int>(seen_.size()) - 1;
+  if (on_plan_ && (static_cast<size_t>(index) >= planned_.size() || !(planned_[static_cast<size_t>(index)] == shape))) {
+    on_plan_ = false;
+    stamps_ = nullptr;
+    if (!pending_.empty()) dispatch({index - static_cast<int>(pending_.size()), index - 1, pending_wire_});
+  }
+  Transfer transfer{index, index, shape.narrowable ? options_.wire.value_or(Wire::fp32) : Wire::fp32};
+  if (on_plan_) {
+    while (plan()[transfer_index_].last < index) ++transfer_index_;
+    transfer = plan()[transfer_index_];
+  } else {
+    transfer_index_ = static_cast<size_t>(index);
+  }
+  if (transfer.wire == Wire::fp16 && options_.dynamic_scale && !scale_known()) transfer.wire = Wire::fp32;
+  pending_wire_ = transfer.wire;
+  return transfer;
+}
+
+// All pending buckets as one transfer.
+void GradientHookState::dispatch(const Transfer& transfer) {
+  Shipment shipment;
+  for (Pending& pending : pending_) {
+    shipment.buffers.push_back(std::move(pending.buffer));
+    shipment.futures.push_back(std::move(pending.future));
+    if (pending.residual.defined()) shipment.residuals.push_back(std::move(pending.residual));
+  }
+  pending_.clear();
+  Device& device = on(shipment.device());
+  shipment.wire = transfer.wire;
+  shipment.slices = transfer.slices;
+  shipment.lanes = transfer.lanes;
+  shipment.index = static_cast<int>(transfer_index_);
+  shipment.stamps = stamps_;
+  if (transfer.wire == Wire::fp16) {
+    shipment.scale = options_.dynamic_scale ? 1 : options_.scale;
+    shipment.wire_state = device.wire_state;
+    device.narrowed |= device.wire_state.has_value();
+  }
+  if (transfer.wire != Wire::fp32 || options_.sum_squares) {
+    shipment.nonfinite = device.nonfinite.narrow(0, slot(), 1);
+    if (options_.sum_squares) shipment.sumsq = sumsq_for(device, transfer.slices);
+  }
+  int64_t numel = 0;
+  for (const at::Tensor& buffer : shipment.buffers) {
+    numel += buffer.numel();
+    if (transfer.wire == Wire::fp32) note_fp32(buffer);
+  }
+  ++totals_.transfers;
+  totals_.wire_bytes += static_cast<int64_t>(static_cast<double>(numel) * bytes_per_element(transfer.wire));
+  carrier(shipment.device()).carry(std::move(shipment));
+}
+
+// A bucket by itself in its own type, with nothing to widen or to count.
+c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::average_alone(c10d::GradBucket& bucket) {
+  at::Tensor& buffer = bucket.getBufferRef();
+  if (seen_.back().narrowable) {
+    note_fp32(buffer);
+  } else {
+    uncounted_.emplace_back(buffer.getIntrusivePtr());
+  }
+  ++totals_.transfers;
+  totals_.wire_bytes += bytes_of(buffer);
+  TransferStamps* const stamps = stamps_ == nullptr ? nullptr : &stamps_->transfers[transfer_index_];
+  if (stamps != nullptr) stamps->packed = Stamp::now(buffer.device());
+  Future future;
+  if (buffer.is_sparse()) {
+    buffer.mul_(average_);
+    c10d::AllreduceOptions options;
+    if (bucket.getSparseGradIndices().has_value()) options.sparseIndices = bucket.getSparseGradIndices();
+    std::vector<at::Tensor> tensors{buffer};
+    future = group_->allreduce(tensors, options)->getFuture();
+  } else {
+    std::vector<at::Tensor> tensors{buffer};
+    future = start_average(*group_, tensors)->getFuture();
+  }
+  if (stamps == nullptr) return future;
+  return future->then(
+      [buffer, owner = stamps_, stamps](c10::ivalue::Future& done) -> c10::IValue {
+        done.value();  // throws what made it fail
+        stamps->arrived = Stamp::now(buffer.device());
+        stamps->done = Stamp::now(buffer.device());
         return buffer;
       },
       c10::TensorType::get());
 }
 
-c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::average_uncompressed(c10d::GradBucket& bucket) {
-  at::Tensor& buffer = bucket.getBufferRef();
-  buffer.mul_(1.0 / group_->getSize());  // as DDP does without a hook, so that the results are equal bit for bit
-  totals_.wire_bytes += bytes_of(buffer);
-  c10d::AllreduceOptions options;
-  if (bucket.getSparseGradIndices().has_value()) options.sparseIndices = bucket.getSparseGradIndices();
-  std::vector<at::Tensor> tensors{buffer};
-  return group_->allreduce(tensors, options)->getFuture();
+void GradientHookState::begin_step(c10::Device device) {
+  // The reducer waited for all buckets of the last step, so what they counted is whole.
+  if (stamps_ != nullptr) {
+    stamps_->next_begin = Stamp::now(device);
+    last_stamps_ = std::move(stamps_);
+  }
+  finish_step();
+  pending_.clear();
+  ++totals_.steps;
+  if (slot() == 0 && !devices_.empty()) {
+    const at::Tensor steps = nonfinite_steps();  // every slot has been used: add them up before they are used again
+    folded_steps_ = folded_steps_.defined() ? folded_steps_.add_(steps) : steps;
+    for (Device& one : devices_) one.nonfinite.zero_();
+  }
+  for (Device& one : devices_) {
+    if (one.sumsq.defined()) one.sumsq.zero_();
+    one.sumsq_used = 0;
+  }
+  outgrown_sumsq_.clear();
+
+  if (controller_ != nullptr) {
+    controller_->begin_step(seen_, [&](std::vector<double> values) { return agree_max(std::move(values), device); });
+    stamps_ = controller_->stamps();
+    planned_ = controller_->plan().empty() ? Buckets{} : controller_->buckets();
+  } else {
+    if (seen_ != planned_) fixed_plan_ = plain_plan(seen_, *options_.wire);
+    planned_ = seen_;
+    stamps_ = totals_.steps % kSamplePeriod == 0 && !planned_.empty() ? std::make_shared<StepStamps>(planned_.size()) : nullptr;
+  }
+  if (carrier_ != nullptr) {
+    carrier_->begin_step();
+    if (plan() != carried_plan_) carrier_->owner_errors().clear();  // they belong to other pieces now
+  }
+  carried_plan_ = plan();
+  seen_.clear();
+  uncounted_.clear();
+  on_plan_ = true;
+  transfer_index_ = 0;
+  residual_begin_ = 0;
 }
 
-void GradientHookState::begin_step() {
-  // The reducer waited for all buckets of the last step, so what they counted is whole.
+// Starts to agree on the largest gradient and on whether one was cut, over all ranks.
+void GradientHookState::end_step() {
   for (Device& device : devices_) {
-    if (device.wire_state.has_value()) update_wire_state(*device.wire_state, device.nonfinite.narrow(0, slot(), 1));
+    if (!device.narrowed) continue;
+    const at::Tensor seen = device.wire_state->narrow(0, 2, 2);
+    device.agreed = at::empty_like(seen);
+    if (group_->getSize() == 1) {
+      device.agreed.copy_(seen);
+    } else {
+      device.agreement = carrier(seen.device()).agree_max(seen, device.agreed);
+    }
   }
-  ++totals_.steps;
-  if (slot() != 0 || devices_.empty()) return;
-  const at::Tensor steps = nonfinite_steps();  // every slot has been used: add them up before they are used again
-  folded_steps_ = folded_steps_.defined() ? folded_steps_.add_(steps) : steps;
-  for (Device& device : devices_) device.nonfinite.zero_();
+}
+
+// The wire scale of the next step, where the last one is over; what made an agreement fail is for the next step to tell.
+void GradientHookState::finish_last_step() {
+  for (const Device& device : devices_) {
+    if (device.agreement == nullptr) continue;
+    device.agreement->wait();
+    if (device.agreement->hasError()) return;
+  }
+  finish_step();
+}
+
+void GradientHookState::finish_step() {
+  const bool has_scale_changed = std::any_of(devices_.begin(), devices_.end(), [](const Device& one) { return one.agreed.defined(); });
+  for (Device& device : devices_) finish_agreement(device);
+  scaled_steps_ += has_scale_changed;
+}
+
+void GradientHookState::finish_agreement(Device& device) {
+  if (!device.agreed.defined()) return;
+  if (device.agreement != nullptr) device.agreement->waitAndThrow();
+  device.agreement = nullptr;
+  update_wire_state(*device.wire_state, device.agreed, device.nonfinite.narrow(0, slot(), 1));
+  device.saturated.add_(device.agreed.select(0, 1).to(at::kLong));
+  device.agreed = at::Tensor();
+  device.narrowed = false;
+}
+
+bool GradientHookState::make_lanes(int count) {
+  if (!options_.make_lanes) return false;
+  if (static_cast<int>(lanes_.size()) < count) {
+    for (Group& lane : options_.make_lanes(count - static_cast<int>(lanes_.size()))) lanes_.push_back(std::move(lane));
+  }
+  return static_cast<int>(lanes_.size()) >= count;
+}
+
+std::vector<double> GradientHookState::agree_max(std::vector<double> values, c10::Device device) {
+  if (group_->getSize() == 1) return values;
+  std::vector<at::Tensor> tensors{at::tensor(values, at::kDouble).to(device)};
+  c10d::AllreduceOptions options;
+  options.reduceOp = c10d::ReduceOp::MAX;
+  group_->allreduce(tensors, options)->wait();
+  const at::Tensor agreed = tensors.front().cpu();
+  return {agreed.data_ptr<double>(), agreed.data_ptr<double>() + agreed.numel()};
+}
+
+// A bucket sent in FP32: for the scale of narrow steps to come, and for those who look for inf and NaN.
+void GradientHookState::note_fp32(const at::Tensor& buffer) {
+  if (!options_.sum_squares) uncounted_.emplace_back(buffer.getIntrusivePtr());
+  const bool narrows = options_.wire.value_or(Wire::fp16) == Wire::fp16;
+  if (!narrows || !options_.dynamic_scale || (controller_ != nullptr ? !controller_->settling() : scale_known())) return;
+  Device& device = on(buffer.device());
+  const at::Tensor largest = at::linalg_vector_norm(buffer, std::numeric_limits<double>::infinity()).mul_(average_);
+  const at::Tensor absmax = device.wire_state->select(0, 2);
+  absmax.copy_(at::maximum(absmax, at::where(largest.isfinite(), largest, 0)));
+  device.narrowed = true;
+}
+
+bool GradientHookState::scale_known() const { return scaled_steps_ > 0 || first_scale_.has_value(); }
+
+at::Tensor GradientHookState::residual_for(const BucketShape& shape, const Transfer& transfer, c10::Device device) {
+  const int64_t begin = residual_begin_;
+  residual_begin_ += shape.numel;
+  if (!on_plan_ || transfer.wire == Wire::fp32 || !options_.feedback.value_or(transfer.wire == Wire::int8)) return {};
+  int64_t total = 0;
+  for (const BucketShape& planned : planned_) total += planned.narrowable ? planned.numel : 0;
+  if (!residuals_.defined() || residuals_.numel() != total || residuals_.device() != device) {
+    residuals_ = at::zeros({total}, at::TensorOptions().dtype(at::kFloat).device(device));
+    if (!loaded_feedback_.empty() && loaded_feedback_.front().numel() == total) {
+      residuals_.copy_(loaded_feedback_.front());
+      std::vector<at::Tensor>& errors = carrier(device).owner_errors();
+      errors.assign(loaded_feedback_.begin() + 1, loaded_feedback_.end());
+      for (at::Tensor& error : errors) error = error.to(device);
+      loaded_feedback_.clear();
+    }
+  }
+  return residuals_.narrow(0, begin, shape.numel);
+}
+
+at::Tensor GradientHookState::sumsq_for(Device& device, int slices) {
+  const int64_t begin = std::exchange(device.sumsq_used, device.sumsq_used + slices);
+  if (!device.sumsq.defined() || device.sumsq.numel() < device.sumsq_used) {
+    const at::Tensor larger = at::zeros({std::max<int64_t>(64, 2 * device.sumsq_used)}, device.nonfinite.options().dtype(at::kDouble));
+    // Sums of this step may still be written to the smaller one, which is kept until they are.
+    if (device.sumsq.defined()) outgrown_sumsq_.push_back(device.sumsq);
+    device.sumsq = larger;
+  }
+  return device.sumsq.narrow(0, begin, slices);
 }
 
 at::Tensor GradientHookState::nonfinite_steps() const {
@@ -85,36 +305,51 @@ at::Tensor GradientHookState::nonfinite_steps() const {
 
 HookTotals GradientHookState::totals() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  finish_last_step();
   HookTotals now = totals_;
   if (folded_steps_.defined()) now.nonfinite_steps += folded_steps_.item<int64_t>();
   if (!devices_.empty()) now.nonfinite_steps += nonfinite_steps().item<int64_t>();
+  for (const Device& device : devices_) now.saturated_steps += device.saturated.item<int64_t>();
   return now;
 }
 
 double GradientHookState::wire_scale() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (devices_.empty() || !devices_.front().wire_state.has_value()) return first_scale_;
-  const Device& device = devices_.front();
-  const at::Tensor next = device.wire_state->clone();  // what the next step would make of this one
-  update_wire_state(next, device.nonfinite.narrow(0, slot(), 1));
-  return next.select(0, 0).item<double>();
+  finish_last_step();
+  if (!options_.dynamic_scale) return options_.scale;
+  if (devices_.empty() || !devices_.front().wire_state.has_value()) return first_scale_.value_or(1);
+  return devices_.front().wire_state->select(0, 0).item<double>();
 }
 
-void GradientHookState::load(const HookTotals& totals, double wire_scale) {
+std::optional<StepTimes> GradientHookState::times() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  totals_ = totals;
-  folded_steps_ = at::Tensor();
-  first_scale_ = wire_scale;
-  devices_.clear();
+  if (last_stamps_ == nullptr) return std::nullopt;
+  return times_of(*last_stamps_);
 }
 
-at::Tensor GradientHookState::wire_for(size_t bucket, const at::Tensor& buffer) {
-  if (wires_.size() <= bucket) wires_.resize(bucket + 1);
-  at::Tensor& wire = wires_[bucket];
-  if (!wire.defined() || wire.numel() != buffer.numel() || wire.device() != buffer.device()) {
-    wire = at::empty({buffer.numel()}, buffer.options().dtype(wire_ == Wire::fp16 ? at::kHalf : at::kBFloat16));
+HookMemory GradientHookState::memory() {
+  HookMemory memory;
+  memory.totals = totals();
+  const double scale = wire_scale();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (scale_known()) memory.scale = scale;
+  if (controller_ != nullptr && controller_->decided()) memory.plan = controller_->plan(), memory.buckets = controller_->buckets();
+  if (residuals_.defined()) {
+    memory.feedback.push_back(residuals_.clone());
+    for (const at::Tensor& error : carrier_->owner_errors()) memory.feedback.push_back(error.defined() ? error.clone() : at::empty({0}));
   }
-  return wire;
+  return memory;
+}
+
+void GradientHookState::load(HookMemory memory) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  totals_ = memory.totals;
+  folded_steps_ = at::Tensor();
+  first_scale_ = memory.scale;
+  devices_.clear();
+  residuals_ = at::Tensor();
+  loaded_feedback_ = std::move(memory.feedback);
+  if (controller_ != nullptr && !memory.plan.empty()) controller_->adopt(std::move(memory.plan), std::move(memory.buckets));
 }
 
 int64_t GradientHookState::slot() const { return (totals_.steps - 1) % kSlots; }
@@ -130,31 +365,45 @@ std::vector<at::Tensor> GradientHookState::last_nonfinite() {
 std::vector<at::Tensor> GradientHookState::last_sumsq() {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<at::Tensor> sums;
-  for (const at::Tensor& sum : sumsq_) {
-    if (sum.defined()) sums.push_back(sum.select(0, 0));
+  for (const Device& device : devices_) {
+    if (device.sumsq.defined()) sums.push_back(device.sumsq.sum());
   }
+  for (const at::Tensor& sumsq : outgrown_sumsq_) sums.push_back(sumsq.sum());
   return sums;
 }
 
-at::Tensor GradientHookState::sumsq_for(size_t bucket, at::Device device) {
-  if (sumsq_.size() <= bucket) sumsq_.resize(bucket + 1);
-  at::Tensor& sumsq = sumsq_[bucket];
-  if (!sumsq.defined() || sumsq.device() != device) {
-    sumsq = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(device));
-  } else {
-    sumsq.zero_();
+std::vector<at::Tensor> GradientHookState::last_uncounted() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<at::Tensor> buffers;
+  for (const auto& weak : uncounted_) {
+    if (auto alive = weak.lock()) buffers.emplace_back(std::move(alive));
   }
-  return sumsq;
+  return buffers;
 }
 
-GradientHookState::Device& GradientHookState::on(at::Device device) {
+GradientHookState::Device& GradientHookState::on(c10::Device device) {
   for (Device& known : devices_) {
     if (known.nonfinite.device() == device) return known;
   }
-  Device fresh{at::zeros({kSlots}, at::TensorOptions().dtype(at::kLong).device(device)), {}};
-  if (dynamic_scale_) fresh.wire_state = make_wire_state(device, static_cast<float>(first_scale_));
+  const auto integers = at::TensorOptions().dtype(at::kLong).device(device);
+  Device fresh{at::zeros({kSlots}, integers), at::zeros({}, integers), {}, 0, {}, {}, {}, false};
+  if (options_.dynamic_scale && options_.wire.value_or(Wire::fp16) == Wire::fp16) {
+    fresh.wire_state = make_wire_state(device, static_cast<float>(first_scale_.value_or(1)), group_->getSize(), first_scale_.has_value());
+  }
   devices_.push_back(std::move(fresh));
   return devices_.back();
+}
+
+Carrier& GradientHookState::carrier(c10::Device device) {
+  if (carrier_ == nullptr) {
+    const bool is_gloo = device.is_cpu() && group_->getBackend(c10::kCPU)->getBackendName() == "gloo";
+    if (is_gloo && options_.sum_in_fp32.value_or(true)) {
+      carrier_ = std::make_unique<GlooCarrier>(lanes_);
+    } else {
+      carrier_ = std::make_unique<CollectiveCarrier>(lanes_, options_.sum_in_fp32.value_or(false));
+    }
+  }
+  return *carrier_;
 }
 
 }  // namespace gpualloc

@@ -1,80 +1,152 @@
 // The communication hook that gpualloc.register_comm_hook attaches to DDP's reducer.
 //
-// Per bucket:  wire = narrow(float(bucket) / world_size * s);  all-reduce(wire);  bucket = widen(wire) / s, counting inf and NaN
-// The wire scale s is 1, or a power of two that follows the gradients (wire_scale.h).
-// Only FP32 buckets are narrowed. FP64, complex, 16-bit and sparse buckets are averaged in their own type.
+//   wire = narrow(float(bucket) / world_size * s);  sum over the ranks;  bucket = widen(wire) / s, counting inf and NaN
+//
+// The wire scale s follows the gradients (wire_scale.h) or is fixed. Only FP32 buckets are narrowed. FP64, complex, 16-bit and sparse
+// buckets are averaged in their own type. Which buckets travel together and as what is the plan's business (plan.h, controller.h),
+// how they travel the carrier's (shipment.h).
 #pragma once
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "ddp/collective_carrier.h"
+#include "ddp/controller.h"
+#include "ddp/shipment.h"
+
 namespace gpualloc {
 
-enum class Wire { fp32, fp16, bf16 };
+struct HookOptions {
+  std::optional<Wire> wire;   // absent: chosen by the controller
+  bool allow_int8 = false;    // by the controller
+  int max_lanes = 1;          // process groups that the controller may use side by side
+  std::function<std::vector<Group>(int)> make_lanes;  // so many further groups of the same ranks; fewer: there are none
+  bool dynamic_scale = true;  // of FP16
+  double scale = 1;           // of FP16 where not dynamic, a power of two
+  std::optional<bool> sum_in_fp32;  // absent: where it costs nothing, which is gloo
+  std::optional<bool> feedback;     // absent: for int8
+  bool sum_squares = false;
+};
 
 // Totals since registration, or since the run that load() continues.
 struct HookTotals {
   int64_t steps = 0;       // synchronised backward passes
-  int64_t buckets = 0;     // all-reduces
-  int64_t wire_bytes = 0;  // gradient bytes this rank handed to all-reduce
+  int64_t transfers = 0;   // collectives
+  int64_t wire_bytes = 0;  // gradient bytes this rank handed to them
   int64_t nonfinite_steps = 0;
+  int64_t saturated_steps = 0;
+};
+
+// What load() takes up again.
+struct HookMemory {
+  HookTotals totals;
+  std::optional<double> scale;  // absent: not known yet
+  Plan plan;
+  Buckets buckets;
+  std::vector<at::Tensor> feedback;
 };
 
 // Owned by the hook inside the reducer and by the Python handle.
 class GradientHookState {
  public:
-  // `sum_squares`: unpack also sums the squares of the averaged gradients, for last_sumsq().
-  // `dynamic_scale`: the wire scale follows the gradients.
-  GradientHookState(c10::intrusive_ptr<c10d::ProcessGroup> group, Wire wire, bool sum_squares, bool dynamic_scale);
+  GradientHookState(Group group, HookOptions options);
 
-  // Starts the bucket's all-reduce on the current stream; the future holds the averaged bucket. Called by the reducer,
-  // one bucket at a time, bucket 0 first in every step.
+  // Takes the bucket; the future holds its average. Called by the reducer, one bucket at a time, bucket 0 first in every step.
   c10::intrusive_ptr<c10::ivalue::Future> run(c10d::GradBucket& bucket);
 
-  // Waits for the device to read the non-finite counts, so not for every step.
+  // All below wait for the device where it must be read, so not for every step.
   HookTotals totals();
-  // The wire scale of the next step; waits as totals() does.
-  double wire_scale();
-  void load(const HookTotals& totals, double wire_scale);
+  double wire_scale();  // of the next step
+  std::optional<StepTimes> times();  // of the last step that was timed
+  HookMemory memory();
+  void load(HookMemory memory);
 
-  // Of the last step's narrowed buckets, without waiting: [] int64 non-finite gradients on each device that has some, and []
-  // float64 sum of squares of each bucket.
+  // Of the last step, without waiting: [] int64 non-finite gradients on each device that counts some; [] FP64 sum of squares on each
+  // device, where squares are summed; and the buckets whose non-finite gradients were not counted.
   std::vector<at::Tensor> last_nonfinite();
   std::vector<at::Tensor> last_sumsq();
-  bool counts_nonfinite() const { return wire_ != Wire::fp32; }
+  std::vector<at::Tensor> last_uncounted();
+
+  // Null for a fixed wire. Held under lock() while it is read.
+  Controller* controller() { return controller_.get(); }
+  std::unique_lock<std::mutex> lock() { return std::unique_lock<std::mutex>(mutex_); }
 
  private:
+  using Future = c10::intrusive_ptr<c10::ivalue::Future>;
+
   // What one device counts and follows.
   struct Device {
     at::Tensor nonfinite;                  // [kSlots] int64 non-finite results, one slot a step
-    std::optional<at::Tensor> wire_state;  // [4] a WireState, where the scale is dynamic
+    at::Tensor saturated;                  // [] int64 steps in which the wire scale was too large
+    at::Tensor sumsq;                      // FP64 of the running step, one for each slice of a transfer, where squares are summed
+    int64_t sumsq_used = 0;
+    std::optional<at::Tensor> wire_state;  // [8] a WireState, where the scale is dynamic
+    at::Tensor agreed;                     // [2] of the step that ends
+    Future agreement;                      // null: none under way
+    bool narrowed = false;                 // in this step, with the wire scale
   };
 
-  void begin_step();
+  struct Pending {
+    at::Tensor buffer;
+    Future future;
+    at::Tensor residual;
+  };
+
+  void begin_step(c10::Device device);
+  void end_step();
+  const Plan& plan() const;
+  BucketShape shape_of(const c10d::GradBucket& bucket) const;
+  Transfer transfer_of(const BucketShape& shape);
+  void dispatch(const Transfer& transfer);
+  Future average_alone(c10d::GradBucket& bucket);
+  void note_fp32(const at::Tensor& buffer);
+  void finish_step();
+  void finish_last_step();
+  void finish_agreement(Device& device);
+  bool make_lanes(int count);
+  std::vector<double> agree_max(std::vector<double> values, c10::Device device);
+  at::Tensor residual_for(const BucketShape& shape, const Transfer& transfer, c10::Device device);
+  at::Tensor sumsq_for(Device& device, int slices);
   at::Tensor nonfinite_steps() const;
   int64_t slot() const;
-  at::Tensor sumsq_for(size_t bucket, at::Device device);
-  at::Tensor wire_for(size_t bucket, const at::Tensor& buffer);
-  Device& on(at::Device device);
-  c10::intrusive_ptr<c10::ivalue::Future> average_uncompressed(c10d::GradBucket& bucket);
+  Device& on(c10::Device device);
+  Carrier& carrier(c10::Device device);
+  bool scale_known() const;
 
-  const c10::intrusive_ptr<c10d::ProcessGroup> group_;
-  const Wire wire_;
-  const bool sum_squares_;
-  const bool dynamic_scale_;
+  const Group group_;
+  std::vector<Group> lanes_;  // group_ and further ones of the same ranks
+  const HookOptions options_;
+  const double average_;  // 1 / world size
   std::mutex mutex_;
-  HookTotals totals_;                  // nonfinite_steps: only those that load() brought
-  std::vector<at::Tensor> wires_;      // one per bucket, kept across steps
-  std::vector<at::Tensor> sumsq_;      // one per bucket, [1]: their unpacks may run at the same time; undefined if not narrowed
+  std::unique_ptr<Controller> controller_;
+  std::unique_ptr<Carrier> carrier_;
+  HookTotals totals_;  // non-finite and saturated: only those that load() brought
   std::vector<Device> devices_;
-  double first_scale_ = 1;
+  std::optional<double> first_scale_;  // that load() brought
+  int64_t scaled_steps_ = 0;           // that have told the wire scale something
   at::Tensor folded_steps_;            // [] steps with a non-finite result, before those in the slots
+
+  // Of the running step.
+  Buckets seen_, planned_;
+  Plan fixed_plan_;
+  Wire pending_wire_ = Wire::fp32;
+  bool on_plan_ = true;
+  size_t transfer_index_ = 0;
+  std::vector<Pending> pending_;
+  std::shared_ptr<StepStamps> stamps_, last_stamps_;
+  std::vector<c10::weak_intrusive_ptr<c10::TensorImpl>> uncounted_;
+  std::vector<at::Tensor> outgrown_sumsq_;
+  at::Tensor residuals_;  // [all elements] FP32
+  int64_t residual_begin_ = 0;
+  Plan carried_plan_;  // whose owner errors the carrier holds
+  std::vector<at::Tensor> loaded_feedback_;
 };
 
 // The reducer's side of it.

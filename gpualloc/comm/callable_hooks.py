@@ -41,7 +41,14 @@ def average_bucket(
     buffer = bucket.buffer()
     scale = 1.0 / dist.get_world_size(group)
     if wire_dtype is None or not is_narrowed(bucket):
-        return _all_reduce(buffer.mul_(scale), group).then(lambda done: done.value()[0])
+
+        def look(done: Future[list[Tensor]]) -> Tensor:
+            averaged: Tensor = done.value()[0]
+            if note is not None:
+                note(averaged.coalesce().values() if averaged.is_sparse else averaged)
+            return averaged
+
+        return _all_reduce(buffer.mul_(scale), group).then(look)
     native = _native.available_or_warn()
     if native:
         from gpualloc import ops

@@ -4,6 +4,7 @@ No `from __future__ import annotations` here: DDP compares the annotations of a 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,9 +24,10 @@ class Totals:
     """The counterpart of gpualloc._C.HookTotals."""
 
     steps: int = 0
-    buckets: int = 0
+    transfers: int = 0
     wire_bytes: int = 0
     nonfinite_steps: int = 0
+    saturated_steps: int = 0
 
 
 class NonfiniteSteps:
@@ -55,15 +57,18 @@ class PythonHookState:
     def __init__(self, group: dist.ProcessGroup, wire: str) -> None:
         self.group = group
         self.wire_dtype = _WIRE_DTYPES.get(wire)
-        self.counts_nonfinite = self.wire_dtype is not None
         self.nonfinite = NonfiniteSteps()
         self._totals = Totals()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """DDP is pickled and copied with its hooks' states, but a group cannot be: the copy has no hook until it is given one."""
+        return {**self.__dict__, "group": None}
 
     def begin_bucket(self, bucket: GradBucket) -> None:
         if bucket.index() == 0:
             self.nonfinite.begin_step()
             self._totals.steps += 1
-        self._totals.buckets += 1
+        self._totals.transfers += 1
         buffer = bucket.buffer()
         narrowed = self.wire_dtype is not None and is_narrowed(bucket)
         self._totals.wire_bytes += buffer.numel() * 2 if narrowed else _bytes_of(buffer)
@@ -77,10 +82,25 @@ class PythonHookState:
     def last_sumsq(self) -> list[Tensor]:
         return []  # the norm reads the gradients again
 
+    def last_uncounted(self) -> list[Tensor]:
+        return []  # all are looked at
+
     def wire_scale(self) -> float:
         return 1.0
 
-    def load(self, totals: Totals, wire_scale: float) -> None:
+    def times(self) -> None:
+        return None
+
+    def decisions(self) -> None:
+        return None
+
+    def freeze(self, frozen: bool) -> None:
+        pass
+
+    def memory(self) -> dict[str, Any]:
+        return {**vars(self.totals()), "wire_scale": 1.0, "plan": [], "buckets": [], "feedback": []}
+
+    def load(self, totals: Totals, **parts_of_the_compiled_hook: Any) -> None:
         self.nonfinite = NonfiniteSteps()
         self._totals = totals
 
@@ -95,6 +115,7 @@ def hook(state: PythonHookState, bucket: GradBucket) -> Future[Tensor]:
 
 
 def register(ddp_model: DistributedDataParallel, wire: str) -> HookHandle:
+    """`wire="auto"` sends FP32: choosing is the compiled hook's."""
     state = PythonHookState(ddp_model.process_group, wire)
     ddp_model.register_comm_hook(state, hook)
     return HookHandle(ddp_model, state, Totals, wire=wire, native=False)

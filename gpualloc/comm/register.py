@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from gpualloc import _native
+from gpualloc.comm.compile_mode import check_compile_mode
 from gpualloc.comm.handle import HookHandle
 from gpualloc.errors import GpuallocError, UsageError
 
-WIRES = ("fp32", "fp16", "bf16")
+WIRES = ("auto", "fp32", "fp16", "bf16", "int8")
+_NEEDS_EXTENSION = ("int8",)
+_MAX_COMMUNICATORS = 8
 
 
 def register_comm_hook(
-    ddp_model: DistributedDataParallel, wire: str = "fp16", *, wire_scale: str | None = None, sum_squares: bool = False
+    ddp_model: DistributedDataParallel,
+    wire: str = "auto",
+    *,
+    allow_int8: bool = False,
+    max_communicators: int = 4,
+    wire_scale: str | float = "dynamic",
+    accumulate: str | None = None,
+    error_feedback: bool | None = None,
+    sum_squares: bool = False,
 ) -> HookHandle:
-    """Send this model's FP32 gradients as `wire` from the next backward pass on.
+    """Average this model's gradients over the ranks through gpualloc from the next backward pass on.
 
-    Each bucket is divided by the world size in FP32, narrowed, all-reduced on the model's process group and widened back, on
-    the streams DDP uses and without synchronising. Gradients of other types (FP64, complex, FP16, BF16, sparse) are averaged
-    in their own type. `wire="fp32"` equals DDP without a hook bit for bit (where `gradient_as_bucket_view=True`, gradients
-    are kept with `zero_grad(set_to_none=False)` and the world size is no power of two: to one rounding).
+    With `wire="auto"` the hook measures the running job: when buckets become ready, how long their collectives take, and how long
+    a step's communication takes with a few plans, each tried for some steps. It keeps the fastest: which buckets travel together,
+    in FP32 where that is hidden behind the backward pass anyway and in FP16 where it would be waited for. All ranks decide alike.
+    The other wires send every bucket of FP32 gradients in that format. Gradients of other types (FP64, complex, FP16, BF16, sparse)
+    are averaged in their own type. `wire="fp32"` equals DDP without a hook bit for bit (where `gradient_as_bucket_view=True`,
+    gradients are kept with `zero_grad(set_to_none=False)` and the world size is no power of two: to one rounding).
 
     `gradient_as_bucket_view=True` saves DDP a copy of every gradient and is what this hook is fastest with.
 
     Args:
         ddp_model: before its first backward pass; a DDP model takes one hook.
-        wire: "fp32", "fp16" or "bf16".
-        wire_scale: "dynamic" multiplies FP16 gradients on the wire with a power of two that follows the largest averaged gradient,
-            equal on all ranks, so that small gradients are not lost to FP16's range and large ones do not overflow it. It grows
-            by a factor of two a step and falls at once; a step in which it was still too large is counted as non-finite. CPU
-            models only so far. None: 1.
-        sum_squares: sum the squares of the averaged gradients while they are widened, so that `handle.grad_norm()` and
+        wire: "auto", "fp32", "fp16", "bf16" or "int8" (blocks of 256 values share an FP32 scale; NCCL or gloo).
+        allow_int8: whether "auto" may choose 8 bits.
+        max_communicators: how many NCCL communicators "auto" may use side by side, where gradients would be waited for: over TCP one
+            of them leaves most of the link idle. Further ones are made when first tried; 1: none are.
+        wire_scale: what FP16 gradients are multiplied with on the wire. "dynamic": a power of two that follows the largest gradient
+            of all ranks, so that sums cannot overflow and small gradients are not lost; the first step goes in FP32 to learn it. A
+            number, best a power of two: always that.
+        accumulate: "fp32" sums 16-bit gradients in FP32 and rounds the sum once; "wire" sums as the backend does, NCCL in 16 bits at
+            every hop. None: "fp32" on gloo, where it is also faster, else "wire".
+        error_feedback: keep what narrowing lost and add it in the next step, 4 bytes an element. None: for int8.
+        sum_squares: sum the squares of the averaged gradients while they are written back, so that `handle.grad_norm()` and
             `handle.clip_grad_norm_()` need not read them again.
 
+    Warns:
+        RuntimeWarning: `torch._dynamo.config.optimize_ddp` is off, which takes a compiled model its overlap.
+
     Raises:
-        UsageError: not a DDP model, another wire, or a wire scale on another wire than FP16 or on CUDA.
+        UsageError: not a DDP model, or one wrapped for dynamo's Python reducer; an argument that cannot be meant.
         GpuallocError: the model has a hook already.
-        NativeUnavailableError: a dynamic wire scale without the compiled extension.
+        NativeUnavailableError: int8, `accumulate="fp32"` or error feedback without the compiled extension.
     """
     if not isinstance(ddp_model, DistributedDataParallel):
         raise UsageError(
@@ -45,15 +71,26 @@ def register_comm_hook(
         )
     if wire not in WIRES:
         raise UsageError(f"register_comm_hook: wire={wire!r} is not one of {', '.join(WIRES)}")
-    if wire_scale not in (None, "dynamic"):
-        raise UsageError(f'register_comm_hook: wire_scale={wire_scale!r} is neither "dynamic" nor None')
-    if wire_scale is not None and wire != "fp16":
-        raise UsageError(f"register_comm_hook: wire_scale={wire_scale!r} is for wire='fp16', which has a narrow range; {wire!r} needs none")
-    if wire_scale is not None and next(ddp_model.parameters()).is_cuda:
-        raise UsageError("register_comm_hook: wire_scale='dynamic' is for CPU models so far: its CUDA kernels are not proven; leave it out")
+    if allow_int8 and wire != "auto":
+        raise UsageError(f"register_comm_hook: allow_int8=True is for wire='auto', which chooses; wire={wire!r} is fixed")
+    if accumulate not in (None, "wire", "fp32"):
+        raise UsageError(f"register_comm_hook: accumulate={accumulate!r} is none of 'wire', 'fp32' and None")
+    if not 1 <= max_communicators <= _MAX_COMMUNICATORS:
+        raise UsageError(f"register_comm_hook: max_communicators={max_communicators} is out of range; choose 1 to {_MAX_COMMUNICATORS}")
+    scale = _fixed_scale(wire_scale)
+    check_compile_mode(ddp_model)
     try:
-        if wire_scale is not None or _native.available_or_warn():
-            return _register_native(ddp_model, wire, dynamic_scale=wire_scale is not None, sum_squares=sum_squares)
+        if wire in _NEEDS_EXTENSION or allow_int8 or accumulate == "fp32" or error_feedback or _native.available_or_warn():
+            return _register_native(
+                ddp_model,
+                wire,
+                sum_squares=sum_squares,
+                allow_int8=allow_int8,
+                max_lanes=max_communicators,
+                scale=scale,
+                sum_in_fp32=None if accumulate is None else accumulate == "fp32",
+                feedback=error_feedback,
+            )
         from gpualloc.comm import python_hook
 
         return python_hook.register(ddp_model, wire)
@@ -65,9 +102,35 @@ def register_comm_hook(
         raise
 
 
-def _register_native(ddp_model: DistributedDataParallel, wire: str, **options: bool) -> HookHandle:
+def _fixed_scale(wire_scale: str | float) -> float | None:
+    if wire_scale == "dynamic":
+        return None
+    if isinstance(wire_scale, str) or not (math.isfinite(wire_scale) and wire_scale > 0):
+        raise UsageError(f'register_comm_hook: wire_scale={wire_scale!r} is neither "dynamic" nor a positive number such as 1.0')
+    return float(wire_scale)
+
+
+def _register_native(ddp_model: DistributedDataParallel, wire: str, *, sum_squares: bool, **options: Any) -> HookHandle:
     native = _native.module()
-    state = native.register_gradient_hook(ddp_model.reducer, ddp_model.process_group, wire, **options)
+    group = ddp_model.process_group
+    # One rank has nothing to choose and nothing to send.
+    chosen = "fp32" if group.size() == 1 else None
+    state = native.register_gradient_hook(
+        ddp_model.reducer,
+        group,
+        wire=chosen if wire == "auto" else wire,
+        make_lanes=_lane_maker(group),
+        sum_squares=sum_squares,
+        **options,
+    )
     if ddp_model.logger is not None:
         ddp_model.logger._set_comm_hook_name(f"gpualloc_{wire}")
-    return HookHandle(ddp_model, state, native.HookTotals, wire=wire, native=True)
+    return HookHandle(ddp_model, state, native.HookTotals, wire=wire, native=True, sum_squares=sum_squares)
+
+
+def _lane_maker(group: dist.ProcessGroup) -> Callable[[int], list[dist.ProcessGroup]] | None:
+    """Makes further process groups of the same ranks; None where more of them would not help."""
+    if dist.get_backend(group) != "nccl":
+        return None
+    ranks = dist.get_process_group_ranks(group)
+    return lambda count: [dist.new_group(ranks, backend="nccl", use_local_synchronization=True) for _ in range(count)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gpualloc
-from gpualloc.comm import bf16_hook, fp16_hook
+from tests.comm.hook_table import HOOKS
 
 SIZES = ((33, 17), (1,), (8, 3, 3, 3), (5,), (1000, 7), ())  # odd, one-element, channels-last and scalar parameters
 
@@ -50,23 +49,6 @@ class Known(nn.Module):
 def wrap(model: nn.Module, device: str, **options: Any) -> DistributedDataParallel:
     options.setdefault("bucket_cap_mb", 0.01)  # several buckets
     return DistributedDataParallel(model.to(device), **options)
-
-
-HOOKS: dict[str, Callable[[DistributedDataParallel], Any]] = {
-    "stock": lambda ddp: None,
-    "fp32": lambda ddp: gpualloc.register_comm_hook(ddp, wire="fp32"),
-    "fp16": lambda ddp: gpualloc.register_comm_hook(ddp, wire="fp16"),
-    "bf16": lambda ddp: gpualloc.register_comm_hook(ddp, wire="bf16"),
-    "fp16_callable": lambda ddp: ddp.register_comm_hook(None, fp16_hook),
-    "bf16_callable": lambda ddp: ddp.register_comm_hook(None, bf16_hook),
-    "torch_fp16": lambda ddp: _register_torch_fp16(ddp),
-}
-
-
-def _register_torch_fp16(ddp: DistributedDataParallel) -> None:
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-    ddp.register_comm_hook(None, fp16_compress_hook)
 
 
 def known_gradients(
@@ -116,7 +98,7 @@ def train(rank: int, world_size: int, device: str, hook: str, steps: int = 4, co
 
 
 def scaler_skips_overflow(rank: int, world_size: int, device: str) -> dict[str, Any]:
-    """One rank's gradient overflows FP16: every rank must skip that step and count it."""
+    """One rank's gradient is inf: every rank must skip that step and count it."""
     model = nn.Linear(4, 1, bias=False)
     nn.init.ones_(model.weight)
     ddp = wrap(model, device, gradient_as_bucket_view=True)
@@ -125,7 +107,7 @@ def scaler_skips_overflow(rank: int, world_size: int, device: str) -> dict[str, 
     scaler = torch.amp.GradScaler(device, init_scale=4.0, growth_interval=100)
     weights = []
     for step in range(3):
-        size = 1e6 if step == 1 and rank == 0 else 0.25
+        size = float("inf") if step == 1 and rank == 0 else 0.25
         optimizer.zero_grad()
         scaler.scale(ddp(torch.full((1, 4), size, device=device)).sum()).backward()
         scaler.step(optimizer)
@@ -173,7 +155,7 @@ def wire_of_one_step(rank: int, world_size: int, device: str, hook: str) -> tupl
         profiler.export_chrome_trace(f"{folder}/trace.json")
         events = json.loads((Path(folder) / "trace.json").read_text())["traceEvents"]
     seen = [(e["args"]["Input type"][0], e["args"]["Input Dims"][0][0]) for e in events if e.get("name") == "gloo:all_reduce"]
-    return seen, {name: getattr(after, name) - getattr(before, name) for name in ("steps", "buckets", "wire_bytes")}
+    return seen, {name: getattr(after, name) - getattr(before, name) for name in ("steps", "transfers", "wire_bytes")}
 
 
 def long_run(rank: int, world_size: int, device: str) -> dict[str, Any]:
@@ -222,7 +204,7 @@ def norms(rank: int, world_size: int, device: str, wire: str, sum_squares: bool)
 def constant_gradients(rank: int, world_size: int, device: str, values: tuple[float, float], steps: int) -> dict[str, Any]:
     """What arrives, step by step, where rank r's gradient is always values[r] and the wire scale is dynamic."""
     ddp = wrap(nn.Linear(1, 1, bias=False), device)
-    handle = gpualloc.register_comm_hook(ddp, wire="fp16", wire_scale="dynamic")
+    handle = gpualloc.register_comm_hook(ddp, wire="fp16")
     arrived, scales = [], []
     for _ in range(steps):
         ddp.zero_grad()
@@ -230,12 +212,27 @@ def constant_gradients(rank: int, world_size: int, device: str, values: tuple[fl
         arrived.append(ddp.module.weight.grad.item())
         scales.append(handle.stats().wire_scale)
     resumed_ddp = wrap(nn.Linear(1, 1, bias=False), device)
-    resumed = gpualloc.register_comm_hook(resumed_ddp, wire="fp16", wire_scale="dynamic")
+    resumed = gpualloc.register_comm_hook(resumed_ddp, wire="fp16")
     resumed.load_state_dict(handle.state_dict())
     resumed_ddp(torch.full((1, 1), values[rank], device=device)).sum().backward()
     return {
         "arrived": arrived,
         "scales": scales,
         "nonfinite_steps": handle.stats().nonfinite_steps,
+        "saturated_steps": handle.stats().saturated_steps,
         "resumed": resumed_ddp.module.weight.grad.item(),
     }
+
+
+def jumping_gradient(rank: int, world_size: int, device: str) -> dict[str, Any]:
+    """What arrives where rank 0's gradient is 1, and 1e6 from the fifth step on."""
+    ddp = wrap(nn.Linear(1, 1, bias=False), device)
+    handle = gpualloc.register_comm_hook(ddp, wire="fp16")
+    arrived, scales = [], []
+    for step in range(8):
+        ddp.zero_grad()
+        ddp(torch.full((1, 1), 1e6 if rank == 0 and step >= 4 else 1.0, device=device)).sum().backward()
+        arrived.append(ddp.module.weight.grad.item())
+        scales.append(handle.stats().wire_scale)
+    stats = handle.stats()
+    return {"arrived": arrived, "scales": scales, "saturated_steps": stats.saturated_steps, "nonfinite_steps": stats.nonfinite_steps}

@@ -60,7 +60,6 @@ def test_every_scenario_on_two_ranks() -> None:
                 assert ((a - b).double().abs() <= 2 * factor * bound).all()
         narrow, wide = first[f"fp16 {index}"][1], first[f"fp32 {index}"][1]
         assert 2 * narrow["wire_bytes"] == wide["wire_bytes"] > 0
-        assert narrow["native"]
     for hook in ("fp16", "bf16"):
         assert_ranks_equal([first[f"train {hook}"], second[f"train {hook}"]])
         for a, b in zip(first["train stock"], first[f"train {hook}"], strict=True):
