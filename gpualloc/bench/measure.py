@@ -36,6 +36,7 @@ _MAX_SPREAD = 0.05  # (highest - lowest) / median of the repeats; above it more 
 _MAX_REPEATS_FACTOR = 2
 _EXTRA_REPEATS_UNTIL_S = 10.0  # after the first timed step: a slow case is not made twice as long
 _MIN_COMPUTE_STEPS = 3
+_MAX_DECISION_STEPS = 200  # and while the hook still measures which plan is fastest, alike on every rank
 _MAX_SCALE_STEPS = 16  # further warm-up steps while GradScaler still lowers its scale: from 65536 to 1
 
 
@@ -64,15 +65,19 @@ class Trainer:
         return loss.detach()
 
     def warm_up(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """The case's warm-up, then on until a step is not skipped: a skipped step lacks the optimiser and would be timed too short."""
+        """The case's warm-up, then on until a step is not skipped, which lacks the optimiser, and until the hook has made up its mind."""
         scale = self.scaler.get_scale()
         for _ in range(self.case.num_warmup_steps):
             scale = self.scaler.get_scale()
             self.step(batches)
         for _ in range(_MAX_SCALE_STEPS):
             if self.scaler.get_scale() >= scale:
-                return
+                break
             scale = self.scaler.get_scale()
+            self.step(batches)
+        for _ in range(_MAX_DECISION_STEPS):
+            if self.wrapped.handle is None or self.wrapped.handle.decided:
+                return
             self.step(batches)
 
     @contextmanager

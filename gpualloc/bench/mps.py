@@ -30,6 +30,11 @@ def mps_daemon(folder: Path) -> Iterator[dict[str, str] | None]:
         _quit(places)
 
 
+def sharing_environment(rank: int) -> dict[str, str]:
+    """What lets a rank share its GPU: NCCL refuses two ranks of one host on a GPU; of several hosts it takes them, and they talk TCP."""
+    return {"NCCL_HOSTID": f"gpualloc-rank{rank}", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
+
+
 def client_environment(base: Mapping[str, str], places: Mapping[str, str], *, ranks_per_gpu: int) -> dict[str, str]:
     """What a rank's process is started with, to get its equal share of the card's multiprocessors."""
     environment = {**base, **places, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(100 // ranks_per_gpu)}

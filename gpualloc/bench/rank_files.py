@@ -56,16 +56,17 @@ def read_order(folder: Path) -> CaseOrder:
     return CaseOrder(**{**fields, "case": BenchCase(**fields["case"])})
 
 
-def write_report(folder: Path, rank: int, report: RankReport) -> None:
-    _write(_report_file(folder, rank), asdict(report))
+def write_report(folder: Path, rank: int, report: Any) -> None:
+    """Args: report: a RankReport, or the dataclass of another worker than `gpualloc.bench.worker`."""
+    _write(report_file(folder, rank), asdict(report))
 
 
 def has_report(folder: Path, rank: int) -> bool:
-    return _report_file(folder, rank).exists()
+    return report_file(folder, rank).exists()
 
 
 def read_report(folder: Path, rank: int) -> RankReport:
-    return RankReport(**json.loads(_report_file(folder, rank).read_text()))
+    return RankReport(**json.loads(report_file(folder, rank).read_text()))
 
 
 def write_failure(folder: Path, rank: int, failure: RankFailure) -> None:
@@ -79,6 +80,11 @@ def read_failure(folder: Path, rank: int) -> RankFailure | None:
         return None
 
 
+def report_file(folder: Path, rank: int) -> Path:
+    """What a rank measured; it is there once the rank is done."""
+    return folder / f"rank{rank}.report.json"
+
+
 def output_file(folder: Path, rank: int) -> Path:
     """Where a rank's stdout and stderr go."""
     return folder / f"rank{rank}.log"
@@ -88,10 +94,6 @@ def one_line(text: str) -> str:
     """The first line that says something, shortened."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
     return line if len(line) <= MESSAGE_MAX_CHARS else line[: MESSAGE_MAX_CHARS - 3] + "..."
-
-
-def _report_file(folder: Path, rank: int) -> Path:
-    return folder / f"rank{rank}.report.json"
 
 
 def _failure_file(folder: Path, rank: int) -> Path:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,26 +26,36 @@ _STOPPED_LIMIT_S = 60.0
 
 # The parent's import path, so that nothing in the working directory takes the place of a module; "-m" would put it first.
 _BOOTSTRAP = (
-    "import sys; sys.path[:] = sys.argv[3].split('\\n'); from pathlib import Path; from gpualloc.bench.worker import main; "
+    "import sys; sys.path[:] = sys.argv[3].split('\\n'); from pathlib import Path; from WORKER import main; "
     "sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))"
 )
 
 
 @contextlib.contextmanager
-def started_ranks(folder: Path, environments: Sequence[Mapping[str, str]]) -> Iterator[list[subprocess.Popen[bytes]]]:
+def started_ranks(
+    folder: Path,
+    environments: Sequence[Mapping[str, str]],
+    *,
+    worker: str = "gpualloc.bench.worker",
+    wrap_command: Callable[[int, list[str]], list[str]] = lambda rank, command: command,
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """One process per environment, each in a session of its own; none is left after the block.
 
     Args:
         folder: holds the order; reports, failures and output go there.
         environments: of rank 0, 1, ...
+        worker: the module whose `main(folder, rank)` a process runs.
+        wrap_command: (rank, command) -> the command that becomes it, such as one that enters a network namespace first.
     """
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank, environment in enumerate(environments):
             with rank_files.output_file(folder, rank).open("wb") as output:
+                program = _BOOTSTRAP.replace("WORKER", worker)
+                command = [sys.executable, "-c", program, str(folder), str(rank), "\n".join(sys.path)]
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", _BOOTSTRAP, str(folder), str(rank), "\n".join(sys.path)],
+                        wrap_command(rank, command),
                         env=environment,
                         stdin=subprocess.DEVNULL,
                         stdout=output,
@@ -62,6 +72,16 @@ def wait_for_reports(folder: Path, processes: Sequence[subprocess.Popen[bytes]],
     """The reports of all ranks, in order.
 
     Raises:
+        CaseFailedError: as `wait_for_ranks`.
+    """
+    wait_for_ranks(folder, processes, timeout_s=timeout_s)
+    return [rank_files.read_report(folder, rank) for rank in range(len(processes))]
+
+
+def wait_for_ranks(folder: Path, processes: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> None:
+    """Returns once every rank has left its report.
+
+    Raises:
         CaseFailedError: of the rank that failed first, or of the ranks that had not finished in time.
     """
     watch = _Watch(folder, processes)
@@ -74,7 +94,7 @@ def wait_for_reports(folder: Path, processes: Sequence[subprocess.Popen[bytes]],
             raise CaseFailedError(f"rank {rank}: {failure.message}", rank=rank, kind=failure.kind)
         if all(rank_files.has_report(folder, rank) for rank in range(len(processes))):
             _wait_for_exit(processes, _EXIT_S)
-            return [rank_files.read_report(folder, rank) for rank in range(len(processes))]
+            return
         stopped = watch.stopped_for_s()
         for rank, stopped_s in stopped.items():
             if stopped_s > min(_STOPPED_LIMIT_S, timeout_s):

@@ -117,8 +117,7 @@ def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
 def _rank_environment(case: BenchCase, rank: int, mps_places: Mapping[str, str] | None) -> dict[str, str]:
     environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ}  # all ranks are here, whatever the host's name resolves to
     if case.ranks_per_gpu > 1:
-        # NCCL refuses two ranks of one host on a GPU; of several hosts it takes them, and they talk TCP.
-        environment.update(NCCL_HOSTID=f"gpualloc-rank{rank}", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1")
+        environment.update(mps.sharing_environment(rank))
     if mps_places is not None:
         environment = mps.client_environment(environment, mps_places, ranks_per_gpu=case.ranks_per_gpu)
     return environment

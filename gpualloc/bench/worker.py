@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +31,14 @@ _OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "alloc_failed"
 def main(folder: Path, rank: int) -> int:
     """Runs the rank and leaves its report or its failure in `folder`. Returns the exit code."""
     order = rank_files.read_order(folder)
-    _end_with_parent(order.parent_pid)
+    return run_guarded(folder, rank, lambda: _run(folder, rank, order), parent_pid=order.parent_pid)
+
+
+def run_guarded(folder: Path, rank: int, body: Callable[[], None], *, parent_pid: int) -> int:
+    """Runs `body`, which ends with the process `parent_pid`; an error is left in `folder`. Returns the exit code."""
+    _end_with_parent(parent_pid)
     try:
-        _run(folder, rank, order)
+        body()
     except BaseException as error:
         time_s = time.monotonic()
         kind = "oom" if _is_out_of_memory(error) else "failed"
