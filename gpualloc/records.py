@@ -30,7 +30,7 @@ class BenchCase:
     per_device_batch_size: int  # samples per rank and step
     precision: str  # "fp32", "fp16", ... as in gpualloc.bench.precision
     strategy: str  # "single" or "ddp"
-    hook: str  # "none", "torch_fp16", "torch_bf16", "gpualloc_fp32", "gpualloc_fp16", "gpualloc_bf16"
+    hook: str  # "none", "torch_fp16", "torch_bf16", "gpualloc_auto", "gpualloc_fp16", ... as in gpualloc.strategies
     device: str  # "cuda" or "cpu"
     world_size: int  # number of ranks
     ranks_per_gpu: int  # above 1: several NCCL ranks share a card

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks.network_lab import why_no_lab
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {}
@@ -13,6 +15,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["gpu"] = "needs a CUDA device"
     if not dist.is_nccl_available():
         missing["nccl"] = "needs NCCL"
+    if any(item.get_closest_marker("netlab") for item in items) and (reason := why_no_lab()) is not None:
+        missing["netlab"] = reason
     for item in items:
         for name, reason in missing.items():
             if item.get_closest_marker(name) is not None:

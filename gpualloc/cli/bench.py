@@ -45,7 +45,8 @@ def bench(
     hook: Annotated[
         str | None,
         _what(
-            "Gradient hooks of ddp: none, torch_fp16, torch_bf16, gpualloc_fp32, gpualloc_fp16, gpualloc_bf16 "
+            "Gradient hooks of ddp: none, torch_fp16, torch_bf16, gpualloc_auto, gpualloc_fp32, gpualloc_fp16, gpualloc_bf16, "
+            "gpualloc_int8 "
             "(default: none and both fp16 ones; for bf16 both bf16 ones)."
         ),
     ] = None,

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from gpualloc.strategies.wrapped import Wrapped as Wrapped
 
 STRATEGIES = ("single", "ddp")
-HOOKS = ("none", "torch_fp16", "torch_bf16", "gpualloc_fp32", "gpualloc_fp16", "gpualloc_bf16")
+HOOKS = (
+    "none",
+    "torch_fp16",
+    "torch_bf16",
+    "gpualloc_auto",
+    "gpualloc_fp32",
+    "gpualloc_fp16",
+    "gpualloc_bf16",
+    "gpualloc_int8",
+)
 
 __all__ = ["HOOKS", "STRATEGIES", "hook_unsupported_reason", "wrap"]
 

@@ -12,11 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gpualloc.comm import HookHandle, register_comm_hook
 from gpualloc.records import BenchCase
+from gpualloc.strategies import HOOKS
 from gpualloc.strategies.wrapped import Wrapped
 
 _TORCH_HOOKS = {"torch_fp16": default_hooks.fp16_compress_hook, "torch_bf16": default_hooks.bf16_compress_hook}
 _TORCH_HOOK_BYTES_PER_ELEMENT = 2
-_GPUALLOC_WIRES = {"gpualloc_fp32": "fp32", "gpualloc_fp16": "fp16", "gpualloc_bf16": "bf16"}
+_GPUALLOC = "gpualloc_"
 
 
 def wrap(case: BenchCase, model: nn.Module, device: torch.device) -> Wrapped:
@@ -34,7 +35,9 @@ def wrap(case: BenchCase, model: nn.Module, device: torch.device) -> Wrapped:
         ddp_model.register_comm_hook(None, _TORCH_HOOKS[case.hook])
         wire_bytes = sum(parameter.numel() for parameter in gradients) * _TORCH_HOOK_BYTES_PER_ELEMENT
     elif case.hook != "none":
-        handle = register_comm_hook(ddp_model, wire=_GPUALLOC_WIRES[case.hook])
+        if case.hook not in HOOKS:
+            raise KeyError(case.hook)
+        handle = register_comm_hook(ddp_model, wire=case.hook.removeprefix(_GPUALLOC))
     return Wrapped(model=ddp_model, no_sync=lambda: _without_sync(ddp_model), handle=handle, wire_bytes_per_step=wire_bytes)
 
 
