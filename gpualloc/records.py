@@ -39,16 +39,35 @@ class BenchCase:
     num_steps: int  # timed steps per repeat
     num_repeats: int
     seed: int
+    # Details: fields with a default, which is what a plain training script does.
+    tuning: str = "full"  # "full", or "lora" where adapters alone are trained
+    optimizer: str | None = None  # as in gpualloc.workloads; None: SGD for images, AdamW for language models
+    pin_memory: bool | None = None  # of host batches; None: where there is a GPU
+    non_blocking: bool = True  # copies of batches to the device
+    num_workers: int | None = None  # processes that read data; None: by data and cores
+    channels_last: bool = False  # memory format of images and convolutions
+    compile: bool = False  # torch.compile
+    grad_accum_steps: int = 1  # backward passes of `per_device_batch_size` samples per optimiser step
+    activation_checkpointing: bool = False
 
     def key(self) -> str:
-        """A short digest of all fields: equal exactly when two cases ask for the same work."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """A short digest: equal exactly when two cases ask for the same work. Details at their default leave it as it is."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in DETAILS or value != DETAILS[name]}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    def details(self) -> dict[str, Any]:
+        """The details that are not at their default."""
+        return {name: getattr(self, name) for name, default in DETAILS.items() if getattr(self, name) != default}
 
     def label(self) -> str:
-        """A short name for progress lines and messages, such as "mobilenet_v2 200px fp16 ddp/torch_fp16 x2"."""
+        """A short name for progress lines and messages, such as "mobilenet_v2 200px fp16 ddp/torch_fp16 x2 channels_last"."""
         size = f"{self.image_size_px}px" if self.image_size_px is not None else f"{self.sequence_length}tok"
-        strategy = self.strategy if self.strategy == "single" else f"{self.strategy}/{self.hook}"
-        return f"{self.model} {size} {self.precision} {strategy} x{self.world_size}"
+        strategy = f"{self.strategy}/{self.hook}" if self.strategy == "ddp" else self.strategy
+        words = [self.model, size, self.precision, strategy, f"x{self.world_size}"]
+        return " ".join([*words, *(name if value is True else f"{name}={value}" for name, value in self.details().items())])
+
+
+DETAILS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BenchCase) if field.default is not dataclasses.MISSING}
 
 
 @dataclass(frozen=True, kw_only=True)
