@@ -38,20 +38,40 @@ void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtyp
   TORCH_CHECK_VALUE(counter->device() == device, argument, ": expected on ", device, " like the flat buffer, got ", counter->device());
 }
 
-// The tensors as stretches of the flat buffer.
+void check_pack(const at::Tensor& flat, const Counters& counters) {
+  check_flat(flat, "out");
+  check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
+  check_counter(counters.wire_state, at::kFloat, flat.device(), "wire_state", kWireStateNumel);
+}
+
+void check_unpack(const at::Tensor& flat, const Counters& counters) {
+  check_flat(flat, "flat");
+  check_counter(counters.sumsq, at::kDouble, flat.device(), "sumsq");
+  check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
+  check_counter(counters.wire_state, at::kFloat, flat.device(), "wire_state", kWireStateNumel);
+}
+
 Segments segments_of(at::TensorList tensors, const at::Tensor& flat) {
-  Segments segments;
-  segments.reserve(tensors.size());
+  c10::SmallVector<const at::Tensor*, 8> pointers;
+  pointers.reserve(tensors.size());
+  for (const at::Tensor& tensor : tensors) pointers.push_back(&tensor);
+  return gpualloc::segments_of(c10::ArrayRef<const at::Tensor*>(pointers), flat);
+}
+
+}  // namespace
+
+Segments segments_of(c10::ArrayRef<const at::Tensor*> tensors, const at::Tensor& flat) {
+  Segments segments(tensors.size());
   int64_t begin = 0;
   for (size_t k = 0; k < tensors.size(); ++k) {
-    const at::Tensor& tensor = tensors[k];
+    const at::Tensor& tensor = *tensors[k];
     TORCH_CHECK_VALUE(tensor.device() == flat.device(), "tensors[", k, "]: expected on ", flat.device(), " like the flat buffer, got ",
                       tensor.device());
     TORCH_CHECK_VALUE(tensor.is_non_overlapping_and_dense(), "tensors[", k,
                       "]: expected dense memory (contiguous or channels-last), got shape ", tensor.sizes(), " strides ", tensor.strides(),
                       "; pass tensor.contiguous()");
-    segments.push_back({tensor.data_ptr(), begin, tensor.numel(), dtype_of(tensor, "tensors")});
-    begin += tensor.numel();
+    segments[k] = {tensor.data_ptr(), begin, tensor.numel(), dtype_of(tensor, "tensors")};
+    begin += segments[k].numel;
   }
   TORCH_CHECK_VALUE(begin == flat.numel(), "flat: expected ", begin, " elements, the sum over the tensors, got ", flat.numel());
   return segments;
@@ -65,15 +85,16 @@ bool has_kernels(at::DeviceType device) {
 #endif
 }
 
-}  // namespace
-
 void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const Counters& counters) {
-  check_flat(flat, "out");
-  check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
-  check_counter(counters.wire_state, at::kFloat, flat.device(), "wire_state", kWireStateNumel);
   const Segments segments = segments_of(tensors, flat);
+  if (has_kernels(flat.device().type())) return pack(segments, flat, scale, counters);
+  check_pack(flat, counters);
+  pack_aten(tensors, flat, scale, counters);
+}
+
+void pack(const Segments& segments, const at::Tensor& flat, double scale, const Counters& counters) {
+  check_pack(flat, counters);
   if (flat.numel() == 0) return;
-  if (!has_kernels(flat.device().type())) return pack_aten(tensors, flat, scale, counters);
 #ifdef GPUALLOC_CUDA
   if (flat.is_cuda()) return pack_cuda(segments, flat, static_cast<float>(scale), counters);
 #endif
@@ -81,13 +102,15 @@ void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const Co
 }
 
 void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const Counters& counters) {
-  check_flat(flat, "flat");
-  check_counter(counters.sumsq, at::kDouble, flat.device(), "sumsq");
-  check_counter(counters.nonfinite, at::kLong, flat.device(), "nonfinite");
-  check_counter(counters.wire_state, at::kFloat, flat.device(), "wire_state", kWireStateNumel);
   const Segments segments = segments_of(tensors, flat);
+  if (has_kernels(flat.device().type())) return unpack(flat, segments, scale, counters);
+  check_unpack(flat, counters);
+  unpack_aten(tensors, flat, scale, counters);
+}
+
+void unpack(const at::Tensor& flat, const Segments& segments, double scale, const Counters& counters) {
+  check_unpack(flat, counters);
   if (flat.numel() == 0) return;
-  if (!has_kernels(flat.device().type())) return unpack_aten(tensors, flat, scale, counters);
 #ifdef GPUALLOC_CUDA
   if (flat.is_cuda()) return unpack_cuda(segments, flat, static_cast<float>(scale), counters);
 #endif

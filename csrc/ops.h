@@ -19,11 +19,19 @@ struct Counters {
 
 using Segments = c10::SmallVector<Segment, 8>;
 
+// The tensors as stretches of the flat buffer, checked against it.
+Segments segments_of(c10::ArrayRef<const at::Tensor*> tensors, const at::Tensor& flat);
+
+// Whether pack and unpack have compiled code for the device, and need no operations of torch.
+bool has_kernels(at::DeviceType device);
+
 // flat [N], FP16 or BF16 = narrow(float(tensors) * scale), the tensors one after the other in their own memory order.
 void pack(at::TensorList tensors, const at::Tensor& flat, double scale, const Counters& counters);
+void pack(const Segments& segments, const at::Tensor& flat, double scale, const Counters& counters);  // where has_kernels
 
 // tensors = convert(float(flat) * scale), counted on the way when asked.
 void unpack(const at::Tensor& flat, at::TensorList tensors, double scale, const Counters& counters);
+void unpack(const at::Tensor& flat, const Segments& segments, double scale, const Counters& counters);  // where has_kernels
 
 // A WireState tensor on `device` for one of world_size ranks. `scale` is a power of two; `started`: it has followed gradients already
 // (a run that is continued), so that it grows by one factor of two a step from the first update on.

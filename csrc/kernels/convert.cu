@@ -116,6 +116,7 @@ __device__ void convert_one(void* data, void* flat, int64_t flat_begin, int64_t 
 template <bool kPack, bool kSumsq, bool kWire, typename Wire, int kCapacity>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     convert_kernel(const __grid_constant__ Table<kCapacity> table, void* flat, float scale, const Counters counters) {
+  if constexpr (kSumsq) let_sum_start();
   const auto chunk = static_cast<int>(blockIdx.x);
   int k = table.hint[chunk >> table.hint_shift];
   while (table.chunk[k + 1] <= chunk) ++k;
@@ -182,8 +183,9 @@ cudaError_t launch_table(const Segment* segments, int num_segments, void* flat, 
     table.hint[h] = static_cast<uint16_t>(k);
   }
   convert_kernel<kPack, kSumsq, kWire, Wire, kCapacity><<<static_cast<unsigned>(chunks), kThreads, 0, stream>>>(table, flat, scale, counters);
-  if constexpr (kSumsq) launch_sum(counters, chunks, stream);
-  return cudaGetLastError();
+  const cudaError_t error = cudaGetLastError();
+  if constexpr (kSumsq) return error == cudaSuccess ? launch_sum(counters, chunks, stream) : error;
+  return error;
 }
 
 template <bool kPack, bool kSumsq, bool kWire, typename Wire>

@@ -15,12 +15,12 @@ constexpr int kMaxSegments = 1408;
 // Elements of one segment that a block converts.
 constexpr int kChunk = 2048;
 
-// Device scratch for the sum of squares, one per stream: a ticket and kSumBlocks FP64 sums, then an FP32 sum of every warp.
+// Device scratch for the sum of squares, one per stream: a ticket (16 bytes) and kSumBlocks FP64 sums, then an FP32 sum of every warp.
 // Its first 8 bytes must be zero before the first launch; every launch leaves them zero.
 constexpr int kWarpsPerChunk = 8;
 constexpr int kSumBlocks = 256;
 int64_t chunks_for(const Segment* segments, int num_segments);
-constexpr int64_t workspace_bytes(int64_t chunks) { return 8 + kSumBlocks * 8 + chunks * kWarpsPerChunk * 4; }
+constexpr int64_t workspace_bytes(int64_t chunks) { return 16 + kSumBlocks * 8 + chunks * kWarpsPerChunk * 4; }
 
 struct Counters {
   int64_t* nonfinite = nullptr;  // device; the number of non-finite results is added to it; null: not counted

@@ -13,7 +13,7 @@ namespace gpualloc::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-static_assert(kThreads == 32 * kWarpsPerChunk);
+static_assert(kThreads == 32 * kWarpsPerChunk && kWarpsPerChunk % 4 == 0);
 
 // --- one element ------------------------------------------------------------------------------------------------------
 
@@ -78,17 +78,32 @@ struct Workspace {
 };
 
 __host__ __device__ Workspace layout(void* memory) {
-  auto* const block_sums = reinterpret_cast<double*>(static_cast<char*>(memory) + 8);
+  auto* const block_sums = reinterpret_cast<double*>(static_cast<char*>(memory) + 16);
   return {static_cast<unsigned*>(memory), block_sums, reinterpret_cast<float*>(block_sums + kSumBlocks)};
 }
 
-// Adds warp_sums[0 .. count) to *sumsq: every block sums one stretch, the last block to finish sums the blocks.
-__global__ void __launch_bounds__(kThreads) sum_kernel(const Workspace workspace, int64_t count, double* sumsq) {
+// In a kernel that leaves warp sums: lets sum_kernel take the places that its last blocks leave free, and wait there.
+__device__ void let_sum_start() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+// Adds warp_sums[0 .. 4 * count4) to *sumsq: every block sums one stretch, the last block to finish sums the blocks.
+__global__ void __launch_bounds__(kThreads) sum_kernel(const Workspace workspace, int64_t count4, double* sumsq) {
   __shared__ bool is_last;
-  const int64_t stretch = (count + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * stretch;
-  const int64_t end = begin + stretch < count ? begin + stretch : count;
+  const int64_t stretch = (count4 + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * stretch;
+  const int64_t end = begin + stretch < count4 ? begin + stretch : count4;
+  const auto* const sums = reinterpret_cast<const float4*>(workspace.warp_sums);
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
   double own = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) own += workspace.warp_sums[i];
+#pragma unroll 4
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const float4 four = sums[i];
+    own += (static_cast<double>(four.x) + four.y) + (static_cast<double>(four.z) + four.w);
+  }
   const double sum = block_sum(own);
   if (threadIdx.x == 0) {
     workspace.block_sums[blockIdx.x] = sum;
@@ -107,11 +122,22 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const Workspace workspace
   }
 }
 
-// Adds the warp sums of all chunks to *counters.sumsq.
-void launch_sum(const Counters& counters, int64_t chunks, cudaStream_t stream) {
-  const int64_t warps = chunks * kWarpsPerChunk;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(kSumBlocks, (warps + 4 * kThreads - 1) / (4 * kThreads)));
-  sum_kernel<<<blocks, kThreads, 0, stream>>>(layout(counters.workspace), warps, counters.sumsq);
+// Adds the warp sums of all chunks to *counters.sumsq. From Hopper on the launch overlaps the end of the kernel before it.
+cudaError_t launch_sum(const Counters& counters, int64_t chunks, cudaStream_t stream) {
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  const int64_t count4 = chunks * kWarpsPerChunk / 4;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(std::min<int64_t>(kSumBlocks, (count4 + kThreads - 1) / kThreads));
+  config.blockDim = kThreads;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, sum_kernel, layout(counters.workspace), count4, counters.sumsq);
 }
 
 }  // namespace

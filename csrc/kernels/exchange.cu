@@ -158,6 +158,7 @@ template <bool kSumsq>
 __global__ void __launch_bounds__(kThreads)
     dequantize_kernel(const uint8_t* __restrict__ wire, float* __restrict__ target, int64_t numel, int64_t shard_numel,
                       const Counters counters) {
+  if constexpr (kSumsq) let_sum_start();
   const int64_t begin = block_begin(), first = blockIdx.y * shard_numel + begin;
   const int64_t left = begin < shard_numel ? numel - first : 0;
   unsigned nonfinite = 0;
@@ -334,8 +335,9 @@ int launch_dequantize(const uint8_t* wire, float* target, int64_t numel, int64_t
   auto* const cuda_stream = static_cast<cudaStream_t>(stream);
   const auto kernel = counters.sumsq != nullptr ? dequantize_kernel<true> : dequantize_kernel<false>;
   kernel<<<grid, kThreads, 0, cuda_stream>>>(wire, target, numel, per_shard, counters);
-  if (counters.sumsq != nullptr) launch_sum(counters, dequantize_chunks(numel, world_size), cuda_stream);
-  return cudaGetLastError();
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess || counters.sumsq == nullptr) return error;
+  return launch_sum(counters, dequantize_chunks(numel, world_size), cuda_stream);
 }
 
 int launch_pack_with_feedback(const float* source, float scale, float* residual, void* wire, Dtype wire_dtype, int64_t numel, void* stream) {

@@ -39,7 +39,7 @@ HOOKS: dict[str, Callable[[DistributedDataParallel], Any]] = {
     "fp16_sum32": lambda ddp: gpualloc.register_comm_hook(ddp, wire="fp16", wire_scale=1.0, accumulate="fp32"),
     "bf16_sum32": lambda ddp: gpualloc.register_comm_hook(ddp, wire="bf16", accumulate="fp32"),
     "int8": lambda ddp: gpualloc.register_comm_hook(ddp, wire="int8"),
-    "auto": lambda ddp: gpualloc.register_comm_hook(ddp),
+    "auto": lambda ddp: gpualloc.register_comm_hook(ddp, max_communicators=1),  # others are started one by one, which takes seconds
     "fp16_callable": lambda ddp: ddp.register_comm_hook(_own_group(ddp), fp16_hook),
     "bf16_callable": lambda ddp: ddp.register_comm_hook(_own_group(ddp), bf16_hook),
     "fp16_python": lambda ddp: python_hook.register(ddp, "fp16"),  # register_comm_hook's stand-in for the compiled hook

@@ -61,7 +61,7 @@ CASES: dict[str, Case] = {
     "first run": (beyond.gradients, EVERY_HOOK, ()),
     "second run": (beyond.gradients, EVERY_HOOK, ()),
     "complex": (beyond.complex_model, WITH_STOCK, ()),
-    "wire": (beyond.wire, ("stock", *WITH_TORCHS), ()),
+    "wire": (beyond.wire, ("stock", "torch_fp16", *beyond_torch.ALL_REDUCED), ()),
     "peak memory": (beyond.peak_memory_mib, WITH_TORCHS, ()),
     "compiled": (compiling.compiled, EVERY_HOOK, ("inside", True)),
     "compiled without DDPOptimizer": (compiling.compiled, ("fp16", "fp16_callable"), ("inside", False)),
