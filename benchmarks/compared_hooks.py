@@ -1,7 +1,8 @@
-"""The hooks of compare_hooks.py: name -> what is registered with DDP, and the gradient bytes it hands to all-reduce.
+"""The hooks of the comparisons: name -> what is registered with DDP, and the gradient bytes it hands to all-reduce.
 
 none                      DDP's own all-reduce
-torch_fp16, torch_bf16    torch's default hooks
+torch_allreduce           torch's default hooks: DDP's all-reduce as a hook,
+torch_fp16, torch_bf16    and those of 16 bits
 torch_powersgd            torch's PowerSGD, rank 2
 gpualloc_WIRE             gpualloc.register_comm_hook(ddp, wire=WIRE); options follow after colons: gpualloc_fp16:wire_scale=dynamic
 package.module:function   any hook that takes (None, bucket)
@@ -31,7 +32,11 @@ DEFAULT_HOOKS = (
     "gpualloc_auto",
     "gpualloc_int8",
 )
-_TORCH_16_BIT = {"torch_fp16": default_hooks.fp16_compress_hook, "torch_bf16": default_hooks.bf16_compress_hook}
+_TORCH = {  # and bytes an element
+    "torch_allreduce": (default_hooks.allreduce_hook, 4),
+    "torch_fp16": (default_hooks.fp16_compress_hook, 2),
+    "torch_bf16": (default_hooks.bf16_compress_hook, 2),
+}
 _GPUALLOC = "gpualloc_"
 
 
@@ -45,7 +50,7 @@ class Attached:
 
 def check_name(hook: str) -> None:
     """Raises ValueError for a name that is none of those above."""
-    if hook not in ("none", "torch_powersgd", *_TORCH_16_BIT) and not hook.startswith(_GPUALLOC) and ":" not in hook:
+    if hook not in ("none", "torch_powersgd", *_TORCH) and not hook.startswith(_GPUALLOC) and ":" not in hook:
         raise ValueError(f"hook {hook!r}; choose of {', '.join(DEFAULT_HOOKS)}, gpualloc_WIRE[:option=value...] or package.module:function")
 
 
@@ -64,9 +69,10 @@ def attach(hook: str, ddp_model: DistributedDataParallel) -> Attached:
     numel = sum(parameter.numel() for parameter in ddp_model.parameters() if parameter.requires_grad)
     if hook == "none":
         return Attached(count_wire_bytes=lambda steps: steps * numel * 4)
-    if hook in _TORCH_16_BIT:
-        ddp_model.register_comm_hook(None, _TORCH_16_BIT[hook])
-        return Attached(count_wire_bytes=lambda steps: steps * numel * 2)
+    if hook in _TORCH:
+        function, width = _TORCH[hook]
+        ddp_model.register_comm_hook(None, function)
+        return Attached(count_wire_bytes=lambda steps: steps * numel * width)
     if hook == "torch_powersgd":
         # 2 is the earliest start that torch allows; an epsilon keeps columns of zeros from becoming NaN.
         state = PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=2, orthogonalization_epsilon=1e-8)

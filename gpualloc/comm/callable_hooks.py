@@ -49,26 +49,35 @@ def average_bucket(
             return averaged
 
         return _all_reduce(buffer.mul_(scale), group).then(look)
-    native = _native.available_or_warn()
-    if native:
-        from gpualloc import ops
+    wire = narrow(buffer, wire_dtype, scale)
 
-        wire = torch.empty(buffer.numel(), dtype=wire_dtype, device=buffer.device)
-        ops.pack_flat(buffer, wire, scale)
-    else:
-        wire = buffer.mul(scale).to(wire_dtype)
-
-    def widen(done: Future[list[Tensor]]) -> Tensor:
-        averaged: Tensor = done.value()[0]
-        if native:
-            ops.unpack_flat(averaged, buffer)
-        else:
-            buffer.copy_(averaged)
+    def finish(done: Future[list[Tensor]]) -> Tensor:
+        widen(done.value()[0], buffer)
         if note is not None:
             note(buffer)
         return buffer
 
-    return _all_reduce(wire, group).then(widen)
+    return _all_reduce(wire, group).then(finish)
+
+
+def narrow(buffer: Tensor, wire_dtype: torch.dtype, scale: float) -> Tensor:
+    """A new flat tensor of buffer * scale: multiplied in FP32, then rounded."""
+    if not _native.available_or_warn():
+        return buffer.mul(scale).to(wire_dtype)
+    from gpualloc import ops
+
+    wire = torch.empty(buffer.numel(), dtype=wire_dtype, device=buffer.device)
+    ops.pack_flat(buffer, wire, scale)
+    return wire
+
+
+def widen(wire: Tensor, buffer: Tensor) -> None:
+    if not _native.available_or_warn():
+        buffer.copy_(wire)
+        return
+    from gpualloc import ops
+
+    ops.unpack_flat(wire, buffer)
 
 
 def _all_reduce(tensor: Tensor, group: dist.ProcessGroup | None) -> Future[list[Tensor]]:

@@ -1,4 +1,4 @@
-"""The hooks held to what torch's own cases leave out; every hook on two to four gloo ranks. See docs/testing_the_hook.md."""
+"""The hooks held to what torch's own cases leave out; every hook on two to four gloo ranks. Over NCCL: test_torch_list_nccl.py."""
 
 from __future__ import annotations
 
