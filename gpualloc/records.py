@@ -20,19 +20,19 @@ SCHEMA_VERSION = 1
 class BenchCase:
     """One cell of a benchmark grid: everything needed to run it again.
 
-    Scaling is weak: `per_device_batch_size` stays fixed as `world_size` grows.
+    Scaling is weak: `per_device_batch_size` stays fixed as ranks with data of their own are added.
     """
 
     workload: str  # "image" or "llm"
     model: str  # a name from gpualloc.workloads
     image_size_px: int | None  # height and width; None for language models
     sequence_length: int | None  # tokens; None for image models
-    per_device_batch_size: int  # samples per rank and step
+    per_device_batch_size: int  # samples a step takes per data rank, which gpualloc.strategies.data_ranks counts
     precision: str  # "fp32", "fp16", ... as in gpualloc.bench.precision
-    strategy: str  # "single" or "ddp"
-    hook: str  # "none", "torch_fp16", "torch_bf16", "gpualloc_auto", "gpualloc_fp16", ... as in gpualloc.strategies
+    strategy: str  # "single", "ddp", "fsdp", ... as in gpualloc.strategies
+    hook: str  # of ddp: "torch_fp16", "torch_bf16", "gpualloc_auto", "gpualloc_fp16", ... as in gpualloc.strategies; else "none"
     device: str  # "cuda" or "cpu"
-    world_size: int  # number of ranks
+    world_size: int  # number of ranks, or of the GPUs of one process's data_parallel
     ranks_per_gpu: int  # above 1: several NCCL ranks share a card
     data: str  # "synthetic", "digits" or an absolute path
     num_warmup_steps: int
@@ -113,14 +113,14 @@ class Measurement:
     step_time_s: float | None = None  # median of the repeats' medians
     step_time_low_s: float | None = None  # smallest of the repeats' medians
     step_time_high_s: float | None = None  # largest of the repeats' medians
-    compute_time_s: float | None = None  # the same step under no_sync, in the same processes
+    compute_time_s: float | None = None  # the same step under no_sync, in the same processes; None where a strategy has no such step
     exposed_comm_s: float | None = None  # step_time_s - compute_time_s, not below 0
-    samples_per_s: float | None = None  # over all ranks
-    tokens_per_s: float | None = None  # over all ranks; None for image models
+    samples_per_s: float | None = None  # different ones, over all ranks
+    tokens_per_s: float | None = None  # of different samples, over all ranks; None for image models
     peak_memory_bytes: int | None = None  # per rank: allocated on the GPU, or resident on the CPU
     loss_start: float | None = None  # mean over the ranks, first timed step
     loss_end: float | None = None  # mean over the ranks, last timed step of the planned repeats
-    wire_bytes_per_step: int | None = None  # gradient bytes a rank hands to all-reduce in one step
+    wire_bytes_per_step: int | None = None  # bytes of the tensors a rank's collectives work on in one step; None where not known
     nonfinite_steps: int | None = None  # with inf or NaN in the averaged gradient, where the hook or a GradScaler counts them
     environment: Environment | None = None
 

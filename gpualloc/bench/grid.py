@@ -10,7 +10,7 @@ from gpualloc.bench import precision as precisions
 from gpualloc.bench.options import BenchOptions
 from gpualloc.errors import UsageError
 from gpualloc.records import BenchCase
-from gpualloc.strategies import hook_unsupported_reason
+from gpualloc.strategies import data_ranks, unsupported_reason
 from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, MODELS, check_data
 
 CPU_WORLD_SIZE = 2  # ranks of ddp on a machine without GPUs
@@ -87,7 +87,7 @@ def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
         for size, batch_size in itertools.product(_sizes(options, model), _batch_sizes(options, model)):
             for ranks in _ranks(options, precision, world_sizes):
                 case = _make_case(options, model=model, size=size, batch_size=batch_size, precision=precision, ranks=ranks)
-                cells.append(GridCell(case, _skip_reason(case)))
+                cells.append(GridCell(case, _skip_reason(case, num_gpus)))
     _check_data_of([cell.case for cell in cells])
     return cells
 
@@ -169,10 +169,8 @@ def _ddp_world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
     return tuple(count * options.ranks_per_gpu for count in counts)
 
 
-def _skip_reason(case: BenchCase) -> str | None:
-    return precisions.unsupported_reason(case.precision, case.device) or hook_unsupported_reason(
-        case.hook, precision=case.precision, device=case.device
-    )
+def _skip_reason(case: BenchCase, num_gpus: int) -> str | None:
+    return precisions.unsupported_reason(case.precision, case.device) or unsupported_reason(case, num_gpus=num_gpus)
 
 
 def _check_sizes_are_used(options: BenchOptions, models: list[str]) -> None:
@@ -188,7 +186,7 @@ def _check_sizes_are_used(options: BenchOptions, models: list[str]) -> None:
 def _check_data_of(cases: list[BenchCase]) -> None:
     checked = set()
     for case in cases:
-        figures = (case.workload, case.per_device_batch_size, case.world_size, case.image_size_px, case.sequence_length)
+        figures = (case.workload, case.per_device_batch_size, data_ranks(case), case.image_size_px, case.sequence_length)
         if figures in checked:  # reading a folder of images takes a while
             continue
         checked.add(figures)
@@ -196,7 +194,7 @@ def _check_data_of(cases: list[BenchCase]) -> None:
             case.data,
             case.workload,
             per_device_batch_size=case.per_device_batch_size,
-            world_size=case.world_size,
+            world_size=data_ranks(case),
             image_size_px=case.image_size_px,
             sequence_length=case.sequence_length,
         )

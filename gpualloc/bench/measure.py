@@ -22,6 +22,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.distributed.tensor import DTensor
 
 from gpualloc import strategies
 from gpualloc.bench import nvml
@@ -30,7 +32,7 @@ from gpualloc.bench.rank_files import RankReport
 from gpualloc.comm import HookStats
 from gpualloc.records import BenchCase
 from gpualloc.strategies.wrapped import Wrapped
-from gpualloc.workloads import build_model, compute_loss, count_prefetched_batches, make_optimizer, open_batches
+from gpualloc.workloads import build_model, count_prefetched_batches, make_optimizer, open_batches
 
 _MAX_SPREAD = 0.05  # (highest - lowest) / median of the repeats; above it more repeats are run
 _MAX_REPEATS_FACTOR = 2
@@ -45,24 +47,25 @@ class Trainer:
 
     def __init__(self, case: BenchCase, *, rank: int, device: torch.device) -> None:
         torch.manual_seed(case.seed + rank)  # dropout: other masks on every rank
-        model = precisions.convert_model(build_model(case), case.precision).to(device)
         self.case = case
         self.device = device
-        self.wrapped = strategies.wrap(case, model, device)
-        self.optimizer = make_optimizer(case, model.parameters())
+        self.wrapped = strategies.wrap(case, precisions.convert_model(build_model(case), case.precision), device)
+        self.optimizer = make_optimizer(case, self.wrapped.model.parameters())
         self.scaler = precisions.make_scaler(case.precision, device.type)
+        if self.wrapped.is_sharded:  # torch's scaler that skips a step on all ranks if one rank must
+            self.scaler = ShardedGradScaler(device.type, enabled=self.scaler.is_enabled())
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """One training step, queued on the current stream. Returns its loss, a scalar on the device."""
         precision = self.case.precision
         inputs, targets = (precisions.convert_input(part.to(self.device, non_blocking=True), precision) for part in next(batches))
         self.optimizer.zero_grad(set_to_none=True)
-        with precisions.autocast(precision, self.device.type):
-            loss = compute_loss(self.wrapped.model, (inputs, targets))
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self.wrapped.forward_backward(
+            (inputs, targets), autocast=lambda: precisions.autocast(precision, self.device.type), scale=self.scaler.scale
+        )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        return loss
 
     def warm_up(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """The case's warm-up, then on until a step is not skipped, which lacks the optimiser, and until the hook has made up its mind."""
@@ -94,10 +97,11 @@ class Trainer:
 
 
 def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankReport:
-    """Trains and times the case on this rank. The default process group exists unless the strategy is "single"."""
+    """Trains and times the case on this rank. The default process group exists unless all is in one process."""
     pin_memory = device.type == "cuda"
     trainer = Trainer(case, rank=rank, device=device)
-    batches = open_batches(case, rank=rank, pin_memory=pin_memory)
+    data_case, data_rank = strategies.data_of(case, rank)
+    batches = open_batches(data_case, rank=data_rank, pin_memory=pin_memory)
     trainer.warm_up(batches)
 
     hook_before = trainer.wrapped.handle.stats() if trainer.wrapped.handle else None
@@ -105,7 +109,7 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
     compute_times_s: list[list[float]] = []
     losses: list[float] = []
     num_skipped = 0
-    num_read_ahead = count_prefetched_batches(case)
+    num_read_ahead = count_prefetched_batches(data_case)
     peak_memory_bytes = 0
     clocks = nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
     compute_batches: Iterator[tuple[Tensor, Tensor]] | None = None
@@ -121,11 +125,11 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
         step_times_s.append(times_s)
         losses += [first_loss.item(), last_loss.item()]
         peak_memory_bytes = peak_memory_bytes or _peak_memory_bytes(device)  # before any copy of the state
-        if case.strategy == "single":
-            compute_times_s.append([])  # all of it is computing
+        if case.strategy == "single" or trainer.wrapped.no_sync is None:
+            compute_times_s.append([])  # all of it is computing, or it cannot be told apart
             continue
         # A second stream of batches, so that the synchronised steps see the data they would see alone.
-        compute_batches = compute_batches or open_batches(case, rank=rank, pin_memory=pin_memory)
+        compute_batches = compute_batches or open_batches(data_case, rank=data_rank, pin_memory=pin_memory)
         compute_times_s.append(_time_compute(trainer, compute_batches, num_read_ahead))
 
     wire_bytes_per_step, nonfinite_steps = _count_since(hook_before, trainer.wrapped)
@@ -134,12 +138,14 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
     return RankReport(
         step_times_s=step_times_s,
         compute_times_s=compute_times_s,
-        loss_start=losses[0],
-        loss_end=losses[2 * case.num_repeats - 1],  # the same step in all cases, however many repeats were added
+        loss_start=losses[0] if trainer.wrapped.knows_loss else None,
+        # the same step in all cases, however many repeats were added
+        loss_end=losses[2 * case.num_repeats - 1] if trainer.wrapped.knows_loss else None,
         peak_memory_bytes=peak_memory_bytes,
         wire_bytes_per_step=wire_bytes_per_step,
         nonfinite_steps=nonfinite_steps,
         parameter_checksum=_checksum(trainer.wrapped.model),
+        shard=trainer.wrapped.shard,
         sm_clock_mhz=clocks.sm_clock_mhz,
         mem_clock_mhz=clocks.mem_clock_mhz,
     )
@@ -147,6 +153,7 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
 
 def _time_compute(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], num_read_ahead: int) -> list[float]:
     num_steps = trainer.case.num_steps
+    assert trainer.wrapped.no_sync is not None
     with trainer.state_put_back(), trainer.wrapped.no_sync():
         for _ in range(num_read_ahead):
             trainer.step(batches)
@@ -220,8 +227,8 @@ def _read_clocks(device: torch.device) -> nvml.Clocks:
     return nvml.read_clocks(str(torch.cuda.get_device_properties(device).uuid))
 
 
-def _count_since(before: HookStats | None, wrapped: Wrapped) -> tuple[int, int | None]:
-    """(gradient bytes a step puts on the wire, steps with non-finite gradients): counted by the hook, or known from the parameters."""
+def _count_since(before: HookStats | None, wrapped: Wrapped) -> tuple[int | None, int | None]:
+    """(bytes a step puts on the wire, steps with non-finite gradients): counted by the hook, or known from the parameters."""
     if wrapped.handle is None or before is None:
         return wrapped.wire_bytes_per_step, None
     now = wrapped.handle.stats()
@@ -232,9 +239,10 @@ def _count_since(before: HookStats | None, wrapped: Wrapped) -> tuple[int, int |
 
 
 def _checksum(model: nn.Module) -> str:
-    """The bits of each parameter summed as integers: exact, whatever the order of the sum."""
+    """The bits of each parameter that this rank holds summed as integers: exact, whatever the order of the sum."""
     sums = []
     for parameter in model.parameters():
-        bits = torch.int64 if parameter.element_size() == 8 else torch.int32
-        sums.append(int(parameter.detach().view(bits).sum(dtype=torch.int64)))
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        bits = torch.int64 if local.element_size() == 8 else torch.int32
+        sums.append(int(local.detach().view(bits).sum(dtype=torch.int64)))
     return " ".join(map(str, sums))

@@ -38,7 +38,7 @@ class BenchOptions:
     sequence_lengths: tuple[int, ...] | None = None
     per_device_batch_sizes: tuple[int, ...] | None = None
     precisions: tuple[str, ...] = ("fp32",)
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = ("single", "ddp")
     hooks: tuple[str, ...] | None = None  # of ddp
     num_gpus: tuple[int, ...] | None = None  # of ddp
     ranks_per_gpu: int = 1

@@ -27,13 +27,14 @@ class RankReport:
     """What a rank measured. All ranks time the same number of repeats and steps."""
 
     step_times_s: list[list[float]]  # [repeats][steps]
-    compute_times_s: list[list[float]]  # [repeats][steps] under no_sync; empty lists for a single process
-    loss_start: float  # this rank's, first timed step
-    loss_end: float  # last timed step of the last repeat asked for
+    compute_times_s: list[list[float]]  # [repeats][steps] under no_sync; empty lists where there is none
+    loss_start: float | None  # this rank's, first timed step; None where another rank has it
+    loss_end: float | None  # last timed step of the last repeat asked for
     peak_memory_bytes: int
-    wire_bytes_per_step: int
+    wire_bytes_per_step: int | None
     nonfinite_steps: int | None
     parameter_checksum: str  # equal on all ranks whose parameters are bit for bit the same
+    shard: int = 0  # ranks with the same number should have the same parameters
     sm_clock_mhz: int | None = None
     mem_clock_mhz: int | None = None
 

@@ -15,6 +15,7 @@ from gpualloc.bench.ranks import started_ranks, wait_for_reports
 from gpualloc.bench.summary import summarise
 from gpualloc.errors import CaseFailedError, GpuallocError
 from gpualloc.records import BenchCase, Environment, Measurement
+from gpualloc.strategies import ONE_PROCESS, num_processes
 
 if TYPE_CHECKING:
     from gpualloc.store import ResultsStore
@@ -78,7 +79,7 @@ def run_case(
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         backend = _describe_backend(case, has_slices=mps_places is not None)
         try:
-            with started_ranks(folder, [_rank_environment(case, rank, mps_places) for rank in range(case.world_size)]) as processes:
+            with started_ranks(folder, [_rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]) as processes:
                 reports = wait_for_reports(folder, processes, timeout_s=timeout_s)
             return summarise(case, reports, backend=backend, environment=environment)
         except CaseFailedError as error:
@@ -104,7 +105,7 @@ def _write_order(folder: Path, order: rank_files.CaseOrder) -> None:
 
 def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
     """The backend, and how ranks share a GPU where they do."""
-    if case.strategy == "single":
+    if case.strategy in ONE_PROCESS:
         return f"one of {case.ranks_per_gpu} MPS slices" if has_slices else None
     if case.device == "cpu":
         return "gloo"
@@ -116,6 +117,8 @@ def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
 
 def _rank_environment(case: BenchCase, rank: int, mps_places: Mapping[str, str] | None) -> dict[str, str]:
     environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ}  # all ranks are here, whatever the host's name resolves to
+    if case.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # torch's PowerSGD hook synchronises any GPU it sees, with the CPU's name
     if case.ranks_per_gpu > 1:
         environment.update(mps.sharing_environment(rank))
     if mps_places is not None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from gpualloc.bench.rank_files import RankReport
 from gpualloc.errors import CaseFailedError
 from gpualloc.records import BenchCase, Environment, Measurement
+from gpualloc.strategies import data_ranks
+
+_Number = TypeVar("_Number", int, float)
 
 
 def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | None, environment: Environment | None) -> Measurement:
@@ -17,13 +21,15 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
     Raises:
         CaseFailedError: the replicas differ after training.
     """
-    _check_replicas([report.parameter_checksum for report in reports])
+    _check_replicas(reports)
     repeat_times_s = _slowest_rank_medians_s([report.step_times_s for report in reports])
-    step_time_s = compute_time_s = statistics.median(repeat_times_s)
-    if case.strategy != "single":
+    step_time_s = statistics.median(repeat_times_s)
+    compute_time_s: float | None = None
+    if case.strategy == "single":
+        compute_time_s = step_time_s
+    elif all(reports[0].compute_times_s):
         compute_time_s = statistics.median(_slowest_rank_medians_s([report.compute_times_s for report in reports]))
-    samples_per_s = case.world_size * case.per_device_batch_size / step_time_s
-    nonfinite_steps = [report.nonfinite_steps for report in reports if report.nonfinite_steps is not None]
+    samples_per_s = data_ranks(case) * case.per_device_batch_size / step_time_s
     return Measurement(
         case=case,
         status="ok",
@@ -33,14 +39,14 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         step_time_low_s=min(repeat_times_s),
         step_time_high_s=max(repeat_times_s),
         compute_time_s=compute_time_s,
-        exposed_comm_s=max(0.0, step_time_s - compute_time_s),
+        exposed_comm_s=None if compute_time_s is None else max(0.0, step_time_s - compute_time_s),
         samples_per_s=samples_per_s,
         tokens_per_s=None if case.sequence_length is None else samples_per_s * case.sequence_length,
         peak_memory_bytes=max(report.peak_memory_bytes for report in reports),
-        loss_start=statistics.fmean(report.loss_start for report in reports),
-        loss_end=statistics.fmean(report.loss_end for report in reports),
-        wire_bytes_per_step=max(report.wire_bytes_per_step for report in reports),
-        nonfinite_steps=max(nonfinite_steps, default=None),
+        loss_start=statistics.fmean(_known(report.loss_start for report in reports)),
+        loss_end=statistics.fmean(_known(report.loss_end for report in reports)),
+        wire_bytes_per_step=max(_known(report.wire_bytes_per_step for report in reports), default=None),
+        nonfinite_steps=max(_known(report.nonfinite_steps for report in reports), default=None),
         environment=_with_clocks(environment, reports[0]),
     )
 
@@ -54,14 +60,20 @@ def _slowest_rank_medians_s(step_times_s: Sequence[Sequence[Sequence[float]]]) -
     return tuple(max(map(statistics.median, ranks)) for ranks in zip(*step_times_s, strict=True))
 
 
-def _check_replicas(checksums: Sequence[str]) -> None:
-    differing = [rank for rank, checksum in enumerate(checksums) if checksum != checksums[0]]
-    if differing:
-        raise CaseFailedError(
-            f"the replicas differ after training: parameters of rank {differing[0]} are not those of rank 0; "
-            "the gradient hook gave the ranks different averages",
-            rank=differing[0],
-        )
+def _known(values: Iterable[_Number | None]) -> list[_Number]:
+    return [value for value in values if value is not None]
+
+
+def _check_replicas(reports: Sequence[RankReport]) -> None:
+    first_of: dict[int, int] = {}  # shard -> the first rank that holds it
+    for rank, report in enumerate(reports):
+        first = first_of.setdefault(report.shard, rank)
+        if report.parameter_checksum != reports[first].parameter_checksum:
+            raise CaseFailedError(
+                f"the replicas differ after training: parameters of rank {rank} are not those of rank {first}; "
+                "the gradient exchange gave the ranks different averages",
+                rank=rank,
+            )
 
 
 def _with_clocks(environment: Environment | None, report: RankReport) -> Environment | None:

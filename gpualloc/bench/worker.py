@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from gpualloc.bench import rank_files
 from gpualloc.records import BenchCase
+from gpualloc.strategies import ONE_PROCESS, num_processes
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
 
     torch.set_num_threads(num_threads)
     device = _claim_device(case, rank)
-    if case.strategy != "single":
+    if case.strategy not in ONE_PROCESS:
         dist.init_process_group(
             "nccl" if case.device == "cuda" else "gloo",
             init_method=f"file://{folder / 'rendezvous'}",  # no port that could be in use
@@ -76,7 +77,7 @@ def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
 def _claim_cores(case: BenchCase, rank: int) -> int:
     """Pins a CPU rank to its share of the cores, where there are enough. Returns the number of threads to compute with."""
     cores = sorted(os.sched_getaffinity(0))
-    num_shares = max(_MIN_SHARES, case.world_size)
+    num_shares = max(_MIN_SHARES, num_processes(case))
     num_threads = max(1, len(cores) // num_shares)
     if case.device == "cpu" and len(cores) >= num_shares:
         os.sched_setaffinity(0, cores[rank * num_threads : (rank + 1) * num_threads])

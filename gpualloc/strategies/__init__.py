@@ -1,6 +1,6 @@
-"""How one rank's model is wrapped for training: strategy and gradient hook by name.
+"""How a model is spread over ranks for training: strategy and gradient hook by name.
 
-The names and the refusals need no torch; `wrap` loads it.
+The names, the refusals and who reads what need no torch; `wrap` loads it.
 """
 
 from __future__ import annotations
@@ -8,17 +8,32 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from gpualloc.strategies.layout import ONE_PROCESS, data_of, data_ranks, num_processes
+from gpualloc.strategies.limits import unsupported_reason
+
 if TYPE_CHECKING:
     import torch
 
     from gpualloc.records import BenchCase
     from gpualloc.strategies.wrapped import Wrapped as Wrapped
 
-STRATEGIES = ("single", "ddp")
+_MODULES = {
+    "single": "single",
+    "data_parallel": "data_parallel",
+    "ddp": "ddp",
+    "ddp_full_data": "ddp",
+    "fsdp": "fsdp",
+    "hsdp": "fsdp",
+    "tensor_parallel": "tensor_parallel",
+    "pipeline": "pipeline",
+    "pipeline_ddp": "pipeline",
+}
+STRATEGIES = tuple(_MODULES)
 HOOKS = (
     "none",
     "torch_fp16",
     "torch_bf16",
+    "torch_powersgd",
     "gpualloc_auto",
     "gpualloc_fp32",
     "gpualloc_fp16",
@@ -26,25 +41,17 @@ HOOKS = (
     "gpualloc_int8",
 )
 
-__all__ = ["HOOKS", "STRATEGIES", "hook_unsupported_reason", "wrap"]
-
-
-def hook_unsupported_reason(hook: str, *, precision: str, device: str) -> str | None:
-    """Why this hook cannot be measured at this precision on this device, or None where it can."""
-    if hook == "torch_bf16" and device == "cpu":
-        return "torch refuses its bf16 hook without NCCL, and gloo is what a CPU has"
-    if hook.startswith("gpualloc_") and precision == "fp64":
-        return "gpualloc hooks pass fp64 gradients through unchanged; measure hook none"
-    return None
+__all__ = ["HOOKS", "ONE_PROCESS", "STRATEGIES", "data_of", "data_ranks", "num_processes", "unsupported_reason", "wrap"]
 
 
 def wrap(case: BenchCase, model: torch.nn.Module, device: torch.device) -> Wrapped:
-    """The model, already on `device`, wrapped as the case's strategy and hook ask.
+    """This rank's part of the model, on `device`, wrapped as the case's strategy and hook ask.
+
+    Args:
+        model: the whole model on the CPU, with the same weights on every rank; it is taken apart.
 
     Raises:
         KeyError: the strategy or the hook is not registered (the grid refuses those before).
     """
-    if case.strategy not in STRATEGIES:
-        raise KeyError(case.strategy)
-    wrapped: Wrapped = importlib.import_module(f"gpualloc.strategies.{case.strategy}").wrap(case, model, device)
+    wrapped: Wrapped = importlib.import_module(f"gpualloc.strategies.{_MODULES[case.strategy]}").wrap(case, model, device)
     return wrapped

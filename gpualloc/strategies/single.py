@@ -13,4 +13,4 @@ from gpualloc.strategies.wrapped import Wrapped
 
 def wrap(case: BenchCase, model: nn.Module, device: torch.device) -> Wrapped:
     """The model itself."""
-    return Wrapped(model=model, no_sync=nullcontext, handle=None, wire_bytes_per_step=0)
+    return Wrapped(model=model.to(device), no_sync=nullcontext, wire_bytes_per_step=0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gpualloc.workloads.parts import Part
+
 # (expansion, output channels, blocks, stride of the first block), from table 2 of the paper
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _STEM_CHANNELS = 32
@@ -61,9 +63,17 @@ class MobileNetV2(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        # The mean over H and W is adaptive_avg_pool2d(1) with a deterministic backward on CUDA.
-        logits: Tensor = self.classifier(self.features(images).mean(dim=(2, 3)))
+        return self.predict(self.features(images))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """[B, 1280, h, w] features -> [B, num_classes] logits."""
+        # The mean over h and w is adaptive_avg_pool2d(1) with a deterministic backward on CUDA.
+        logits: Tensor = self.classifier(x.mean(dim=(2, 3)))
         return logits
+
+    def parts(self) -> list[nn.Module]:
+        """Modules that are the model when applied one after the other."""
+        return [*self.features, Part(self.predict, self.classifier)]
 
 
 def _initialise(module: nn.Module) -> None:

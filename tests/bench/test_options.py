@@ -18,7 +18,7 @@ from gpualloc.errors import UsageError
         ({"device": "tpu"}, "--device 'tpu' is unknown; choose one of cuda, cpu"),
         ({"workloads": ("audio",)}, "--workload 'audio' is unknown; choose one of image, llm"),
         ({"models": ("resnet",)}, "--model 'resnet' is unknown; choose one of mobilenet_v2"),
-        ({"strategies": ("fsdp",)}, "--strategy 'fsdp' is unknown; choose one of single, ddp"),
+        ({"strategies": ("zero",)}, "--strategy 'zero' is unknown; choose one of single, data_parallel, ddp"),
         ({"hooks": ("powersgd",)}, "--hook 'powersgd' is unknown; choose one of none, torch_fp16"),
         ({"per_device_batch_sizes": (8, 0)}, "--batch-size 0 is out of range; choose 1 to"),
         ({"per_device_batch_sizes": (10**9,)}, "--batch-size 1000000000 is out of range"),

@@ -66,6 +66,17 @@ def test_two_ranks(changes: dict[str, Any], bytes_per_parameter: int) -> None:
     assert measured.environment == CPU_ENVIRONMENT
 
 
+def test_a_pipeline() -> None:
+    """No part of the ranks' reports is taken for granted: the first stage has no loss, and nothing can be timed without exchange."""
+    measured = run_case(tiny_case(strategy="pipeline", precision="bf16"))
+    assert (measured.status, measured.reason, measured.backend) == ("ok", None, "gloo")
+    assert (measured.compute_time_s, measured.exposed_comm_s, measured.wire_bytes_per_step) == (None, None, None)
+    assert measured.step_time_s is not None
+    assert measured.samples_per_s == pytest.approx(8 / measured.step_time_s)
+    assert measured.loss_start is not None
+    assert math.isfinite(measured.loss_start)
+
+
 def test_a_rank_that_raises_is_named_with_its_error() -> None:
     logs: list[str] = []
     measured = run_case(tiny_case(data="/no/such/folder"), show_log=logs.append)

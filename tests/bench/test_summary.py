@@ -72,3 +72,20 @@ def test_replicas_that_differ_are_a_failure() -> None:
     with pytest.raises(CaseFailedError, match="rank 1 are not those of rank 0") as caught:
         summarise(tiny_case(), [report(), report(parameter_checksum="1 2 4")], backend="gloo", environment=None)
     assert caught.value.rank == 1
+
+
+def test_shards_may_differ_but_not_their_replicas() -> None:
+    case = tiny_case(strategy="hsdp", world_size=4)
+    held = [report(shard=shard, parameter_checksum=str(shard), compute_times_s=[[], []]) for shard in (0, 1, 0, 1)]
+    measured = summarise(case, held, backend="gloo", environment=None)
+    assert (measured.compute_time_s, measured.exposed_comm_s) == (None, None)
+    with pytest.raises(CaseFailedError, match="rank 3 are not those of rank 1"):
+        summarise(case, [*held[:3], report(shard=1, parameter_checksum="0")], backend="gloo", environment=None)
+
+
+def test_the_loss_is_that_of_the_ranks_that_know_it() -> None:
+    first = report(loss_start=None, loss_end=None, wire_bytes_per_step=None, compute_times_s=[[], []])
+    last = report(shard=1, wire_bytes_per_step=None, compute_times_s=[[], []])
+    measured = summarise(tiny_case(strategy="pipeline"), [first, last], backend="gloo", environment=None)
+    assert (measured.loss_start, measured.loss_end, measured.wire_bytes_per_step) == (2.0, 1.0, None)
+    assert measured.samples_per_s == pytest.approx(8 / 0.2)  # a batch goes through both ranks

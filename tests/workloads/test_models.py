@@ -82,6 +82,20 @@ def test_gpt_sees_only_the_past() -> None:
     assert (before[:, 5:] - after[:, 5:]).abs().amax(dim=-1).min() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (Gpt(GptConfig(num_layers=2, num_heads=2, width=16, vocab_size=11)), torch.randint(11, (2, 8))),
+        (MobileNetV2(num_classes=5).eval(), torch.randn(1, 3, 32, 32)),
+    ],
+    ids=["gpt", "mobilenet_v2"],
+)
+def test_the_parts_one_after_the_other_are_the_model(model: Gpt | MobileNetV2, inputs: torch.Tensor) -> None:
+    parts = model.parts()
+    assert torch.equal(nn.Sequential(*parts)(inputs), model(inputs))
+    assert {id(parameter) for part in parts for parameter in part.parameters()} == {id(parameter) for parameter in model.parameters()}
+
+
 def test_gpt_knows_positions() -> None:
     model = Gpt(GptConfig(num_layers=1, num_heads=1, width=8, vocab_size=3))
     logits = model(torch.ones(1, 4, dtype=torch.int64))

@@ -1,0 +1,60 @@
+"""Which processes a case has and which data each of them reads.
+
+A *data rank* is a part of the job that reads samples no other part reads: a rank of ddp, but all stages of a pipeline together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpualloc.records import BenchCase
+
+ONE_PROCESS = ("single", "data_parallel")  # no process group
+NUM_REPLICAS = 2  # of a hybrid: hsdp and pipeline_ddp are two copies of the model, each spread over half of the ranks
+
+_MAX_MICROBATCHES_PER_STAGE = 4  # GPipe (Huang et al. 2019, arXiv:1811.06965, 2.1): the bubble is negligible from 4 a stage
+
+
+def num_processes(case: BenchCase) -> int:
+    """Processes to start."""
+    return 1 if case.strategy in ONE_PROCESS else case.world_size
+
+
+def data_ranks(case: BenchCase) -> int:
+    """How many times `per_device_batch_size` different samples a step takes."""
+    if case.strategy in ("ddp_full_data", "tensor_parallel", "pipeline"):
+        return 1
+    return NUM_REPLICAS if case.strategy == "pipeline_ddp" else case.world_size
+
+
+def data_of(case: BenchCase, rank: int) -> tuple[BenchCase, int]:
+    """(case, rank) to open batches with: of a job of data ranks alone, with as many readers as this process may have."""
+    if case.strategy == "data_parallel":  # its process reads for all replicas
+        return dataclasses.replace(case, world_size=1, per_device_batch_size=case.per_device_batch_size * case.world_size), 0
+    if data_ranks(case) == case.world_size:
+        return case, rank
+    from gpualloc.workloads.images import choose_num_workers
+
+    num_workers = choose_num_workers(case)  # of all processes, since all of them read
+    data_rank = rank * data_ranks(case) // case.world_size
+    return dataclasses.replace(case, world_size=data_ranks(case), num_workers=num_workers), data_rank
+
+
+def num_stages(case: BenchCase) -> int:
+    """Stages of a pipeline: one a rank of each replica."""
+    return case.world_size // data_ranks(case)
+
+
+def num_microbatches(case: BenchCase) -> int | None:
+    """Equal micro-batches a pipeline cuts a batch into: as many as pay off and divide it; None where no number does.
+
+    One stage's turn at the least, and images not one by one, which batch normalisation needs.
+    """
+    smallest = 2 if case.workload == "image" else 1
+    for per_stage in (_MAX_MICROBATCHES_PER_STAGE, 2, 1):
+        size, rest = divmod(case.per_device_batch_size, per_stage * num_stages(case))
+        if rest == 0 and size >= smallest:
+            return per_stage * num_stages(case)
+    return None
