@@ -80,5 +80,8 @@ setup(
         "rich>=13",
         "psutil>=5.9",
         "nvidia-ml-py>=12",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "tomli>=2; python_version < '3.11'",
     ],
 )

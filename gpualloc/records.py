@@ -113,6 +113,8 @@ class Measurement:
     step_time_s: float | None = None  # median of the repeats' medians
     step_time_low_s: float | None = None  # smallest of the repeats' medians
     step_time_high_s: float | None = None  # largest of the repeats' medians
+    step_time_ci_low_s: float | None = None  # 95 % confidence interval of step_time_s; None for a single repeat
+    step_time_ci_high_s: float | None = None
     compute_time_s: float | None = None  # the same step under no_sync, in the same processes; None where a strategy has no such step
     exposed_comm_s: float | None = None  # step_time_s - compute_time_s, not below 0
     samples_per_s: float | None = None  # different ones, over all ranks
@@ -123,6 +125,11 @@ class Measurement:
     wire_bytes_per_step: int | None = None  # bytes of the tensors a rank's collectives work on in one step; None where not known
     nonfinite_steps: int | None = None  # with inf or NaN in the averaged gradient, where the hook or a GradScaler counts them
     environment: Environment | None = None
+    num_rounds: int = 1  # groups of fresh processes whose repeats are pooled
+    wall_time_s: float | None = None  # of all rounds, starting and ending the processes included
+    asked_batch_size: int | None = None  # where it did not fit into memory and the case has a smaller one
+    disturbances: tuple[str, ...] = ()  # why the figures are not to be trusted; () where undisturbed repeats were left
+    notes: tuple[str, ...] = ()  # what a reader should know: repeats left out, a power cap, rounds that differ
 
     @property
     def spread(self) -> float | None:
@@ -157,7 +164,7 @@ def from_json(data: dict[str, Any]) -> Measurement:
         fields["case"] = BenchCase(**fields["case"])
         if fields.get("environment") is not None:
             fields["environment"] = Environment(**fields["environment"])
-        fields["repeat_step_times_s"] = tuple(fields.get("repeat_step_times_s", ()))
+        fields.update({name: tuple(fields.get(name, ())) for name in ("repeat_step_times_s", "disturbances", "notes")})
         return Measurement(**fields)
     except (KeyError, TypeError) as error:
         raise StoreError(f"a measurement cannot be read: {error}; export it again from the store that wrote it") from error

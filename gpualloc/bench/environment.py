@@ -5,7 +5,6 @@ Nothing here creates a CUDA context, so the GPU's memory is left to the workers.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -132,6 +131,8 @@ def _read_nccl_version() -> str | None:
 
 
 def _read_gpualloc_version() -> str:
+    import importlib.metadata  # 20 ms that `gpualloc bench --help` need not wait
+
     try:
         return importlib.metadata.version("gpualloc")
     except importlib.metadata.PackageNotFoundError:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gpualloc.bench import precision as precisions
+from gpualloc.bench.notation import resolve_gpu_counts
 from gpualloc.bench.options import BenchOptions
 from gpualloc.errors import UsageError
 from gpualloc.records import BenchCase
 from gpualloc.strategies import data_ranks, unsupported_reason
 from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, MODELS, check_data
 
-CPU_WORLD_SIZE = 2  # ranks of ddp on a machine without GPUs
+CPU_WORLD_SIZE = 2  # ranks on a machine without GPUs
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,11 @@ _CPU_FP16_DEFAULTS = _Defaults(
     num_repeats=3,
     per_device_batch_sizes={"image": 2, "llm": 1},
 )
-_DEFAULT_HOOKS = {
-    "fp64": ("none",),
-    "fp32": ("none", "torch_fp16", "gpualloc_fp16"),
-    "fp16": ("none", "torch_fp16", "gpualloc_fp16"),
-    "bf16": ("none", "torch_bf16", "gpualloc_bf16"),
-}
+_FP16_HOOKS = ("none", "torch_fp16", "gpualloc_fp16")
+_BF16_HOOKS = ("none", "torch_bf16", "gpualloc_bf16")
+_DEFAULT_HOOKS = {"fp32": _FP16_HOOKS, "tf32": _FP16_HOOKS, "fp16": _FP16_HOOKS, "bf16": _BF16_HOOKS}  # of the others: none
+_HOOKED_STRATEGIES = ("ddp",)
+_DETAILS_OF_IMAGES = ("channels_last",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,21 @@ class _Ranks:
     world_size: int
 
 
+def expand_grids(grids: Sequence[BenchOptions], *, num_gpus: int) -> list[GridCell]:
+    """The cases of several grids, each case once.
+
+    Raises:
+        UsageError: as `expand_grid`.
+    """
+    cells: dict[str, GridCell] = {}
+    for options in grids:
+        for cell in expand_grid(options, num_gpus=num_gpus):
+            cells.setdefault(cell.case.key(), cell)
+    return list(cells.values())
+
+
 def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
-    """The cases of a grid: for each model, size, batch size and precision first the single process, then ddp with each hook.
+    """The cases of a grid: for each model, size, batch size, precision and detail first the single process, then the other strategies.
 
     Args:
         options: with all values checked.
@@ -80,19 +94,21 @@ def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
         UsageError: options that contradict each other, the machine or the data.
     """
     models = options.chosen_models()
-    _check_sizes_are_used(options, models)
-    world_sizes = _ddp_world_sizes(options, num_gpus)
+    _check_workload_options(options, models)
+    world_sizes = _world_sizes(options, num_gpus)
     cells = []
     for model, precision in itertools.product(models, options.precisions):
-        for size, batch_size in itertools.product(_sizes(options, model), _batch_sizes(options, model)):
+        for size, batch_size, details in itertools.product(_sizes(options, model), _batch_sizes(options, model), _details(options, model)):
             for ranks in _ranks(options, precision, world_sizes):
-                case = _make_case(options, model=model, size=size, batch_size=batch_size, precision=precision, ranks=ranks)
+                case = _make_case(options, model=model, size=size, batch_size=batch_size, precision=precision, ranks=ranks, details=details)
                 cells.append(GridCell(case, _skip_reason(case, num_gpus)))
     _check_data_of([cell.case for cell in cells])
     return cells
 
 
-def _make_case(options: BenchOptions, *, model: str, size: int, batch_size: int, precision: str, ranks: _Ranks) -> BenchCase:
+def _make_case(
+    options: BenchOptions, *, model: str, size: int, batch_size: int, precision: str, ranks: _Ranks, details: Mapping[str, Any]
+) -> BenchCase:
     defaults, workload = _defaults(options), MODELS[model].workload
     return BenchCase(
         workload=workload,
@@ -111,7 +127,27 @@ def _make_case(options: BenchOptions, *, model: str, size: int, batch_size: int,
         num_steps=_or(options.num_steps, defaults.num_steps),
         num_repeats=_or(options.num_repeats, defaults.num_repeats),
         seed=options.seed,
+        **details,
     )
+
+
+def _details(options: BenchOptions, model: str) -> list[dict[str, Any]]:
+    """Every combination of the details that were asked for and mean something to the model."""
+    asked: dict[str, tuple[Any, ...] | None] = {
+        "tuning": options.tunings,
+        "optimizer": options.optimizers,
+        "pin_memory": options.pin_memory,
+        "non_blocking": options.non_blocking,
+        "num_workers": options.num_workers,
+        "channels_last": options.channels_last,
+        "compile": options.compile,
+        "grad_accum_steps": options.grad_accum_steps,
+        "activation_checkpointing": options.activation_checkpointing,
+    }
+    if MODELS[model].workload != "image":
+        asked.update(dict.fromkeys(_DETAILS_OF_IMAGES))
+    axes = {name: values for name, values in asked.items() if values is not None}
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def _defaults(options: BenchOptions) -> _Defaults:
@@ -141,28 +177,26 @@ def _batch_sizes(options: BenchOptions, model: str) -> tuple[int, ...]:
 def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) -> list[_Ranks]:
     ranks = []
     for strategy in options.strategies:
-        if strategy == "single":
-            ranks.append(_Ranks(strategy=strategy, hook="none", world_size=1))
-        else:
-            hooks = options.hooks or _DEFAULT_HOOKS[precision]
-            pairs = itertools.product(world_sizes, hooks)
-            ranks += [_Ranks(strategy=strategy, hook=hook, world_size=world_size) for world_size, hook in pairs]
+        hooks: tuple[str, ...] = ("none",)
+        if strategy in _HOOKED_STRATEGIES:
+            hooks = options.hooks or _DEFAULT_HOOKS.get(precision) or hooks
+        pairs = itertools.product((1,) if strategy == "single" else world_sizes, hooks)
+        ranks += [_Ranks(strategy=strategy, hook=hook, world_size=world_size) for world_size, hook in pairs]
     return ranks
 
 
-def _ddp_world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
-    if "ddp" not in options.strategies:
-        for option, value in (("--gpus", options.num_gpus), ("--hook", options.hooks)):
-            if value is not None:
-                raise UsageError(f"{option} is for ddp and --strategy is {', '.join(options.strategies)}; add ddp or leave {option} out")
+def _world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
+    """Numbers of ranks of all strategies but single."""
+    _check_ranks_are_used(options)
     if options.device == "cpu":
-        if options.num_gpus is not None or options.ranks_per_gpu > 1:
+        counts = options.num_gpus or ("all",)
+        if options.ranks_per_gpu > 1 or any(isinstance(count, int) for count in counts):
             raise UsageError(
-                f"--gpus and --ranks-per-gpu need a GPU and this benchmark runs on the CPU, always with {CPU_WORLD_SIZE} ranks of ddp; "
-                "leave them out"
+                f"--gpus and --ranks-per-gpu need a GPU and this benchmark runs on the CPU, with {CPU_WORLD_SIZE} ranks in all; "
+                "leave them out, or write --gpus 1..all"
             )
-        return (CPU_WORLD_SIZE,)
-    counts = options.num_gpus if options.num_gpus is not None else (num_gpus,)
+        return resolve_gpu_counts(counts, CPU_WORLD_SIZE)
+    counts = resolve_gpu_counts(options.num_gpus or ("all",), num_gpus)
     for count in counts:
         if not 1 <= count <= num_gpus:
             raise UsageError(f"--gpus {count} is not possible, this machine has {num_gpus} visible; choose 1 to {num_gpus}")
@@ -170,13 +204,24 @@ def _ddp_world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
 
 
 def _skip_reason(case: BenchCase, num_gpus: int) -> str | None:
+    if case.pin_memory and case.device == "cpu":
+        return "pinned memory speeds up copies to a GPU, and this case runs on the CPU"
     return precisions.unsupported_reason(case.precision, case.device) or unsupported_reason(case, num_gpus=num_gpus)
 
 
-def _check_sizes_are_used(options: BenchOptions, models: list[str]) -> None:
+def _check_ranks_are_used(options: BenchOptions) -> None:
+    chosen = ", ".join(options.strategies)
+    if options.num_gpus is not None and set(options.strategies) == {"single"}:
+        raise UsageError("--gpus is for several ranks and --strategy is single; add ddp or leave --gpus out")
+    if options.hooks is not None and not set(options.strategies) & set(_HOOKED_STRATEGIES):
+        raise UsageError(f"--hook is for ddp and --strategy is {chosen}; add ddp or leave --hook out")
+
+
+def _check_workload_options(options: BenchOptions, models: list[str]) -> None:
     workloads = {MODELS[model].workload for model in models}
     for option, value, workload in (
         ("--image-size", options.image_sizes_px, "image"),
+        ("--channels-last", options.channels_last, "image"),
         ("--sequence-length", options.sequence_lengths, "llm"),
     ):
         if value is not None and workload not in workloads:

@@ -28,14 +28,15 @@ from torch.distributed.tensor import DTensor
 from gpualloc import strategies
 from gpualloc.bench import nvml
 from gpualloc.bench import precision as precisions
-from gpualloc.bench.rank_files import RankReport
+from gpualloc.bench.interval import is_tight
+from gpualloc.bench.isolation import RankWatch
+from gpualloc.bench.rank_files import DEFAULT_CI_TARGET, RankReport
 from gpualloc.comm import HookStats
 from gpualloc.records import BenchCase
 from gpualloc.strategies.wrapped import Wrapped
 from gpualloc.workloads import build_model, count_prefetched_batches, make_optimizer, open_batches
 
-_MAX_SPREAD = 0.05  # (highest - lowest) / median of the repeats; above it more repeats are run
-_MAX_REPEATS_FACTOR = 2
+_MAX_REPEATS_FACTOR = 4  # times the repeats asked for, where their interval is wide or some were disturbed
 _EXTRA_REPEATS_UNTIL_S = 10.0  # after the first timed step: a slow case is not made twice as long
 _MIN_COMPUTE_STEPS = 3
 _MAX_DECISION_STEPS = 200  # and while the hook still measures which plan is fastest, alike on every rank
@@ -96,7 +97,7 @@ class Trainer:
             part.load_state_dict(state)
 
 
-def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankReport:
+def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target: float = DEFAULT_CI_TARGET) -> RankReport:
     """Trains and times the case on this rank. The default process group exists unless all is in one process."""
     pin_memory = device.type == "cuda"
     trainer = Trainer(case, rank=rank, device=device)
@@ -107,6 +108,8 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
     hook_before = trainer.wrapped.handle.stats() if trainer.wrapped.handle else None
     step_times_s: list[list[float]] = []
     compute_times_s: list[list[float]] = []
+    disturbances: list[list[str]] = []
+    watch = RankWatch(gpu_uuid=_uuid(device), ranks_per_gpu=case.ranks_per_gpu, num_ranks=strategies.num_processes(case))
     losses: list[float] = []
     num_skipped = 0
     num_read_ahead = count_prefetched_batches(data_case)
@@ -114,13 +117,15 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
     clocks = nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
     compute_batches: Iterator[tuple[Tensor, Tensor]] | None = None
     started_s = time.monotonic()
-    while _wants_repeat(case, step_times_s, time.monotonic() - started_s, device):
+    while _wants_repeat(case, step_times_s, list(map(bool, disturbances)), time.monotonic() - started_s, device, ci_target):
         for _ in range(num_read_ahead):
             trainer.step(batches)
+        watch.start()
         _wait_for_all(device)
         scale = trainer.scaler.get_scale()
         times_s, first_loss, last_loss = _time_steps(lambda: trainer.step(batches), case.num_steps, device)
         clocks = _read_clocks(device)
+        disturbances.append(watch.stop())
         num_skipped += round(max(0.0, math.log2(scale / trainer.scaler.get_scale())))  # GradScaler halves its scale for each
         step_times_s.append(times_s)
         losses += [first_loss.item(), last_loss.item()]
@@ -148,6 +153,8 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device) -> RankRep
         shard=trainer.wrapped.shard,
         sm_clock_mhz=clocks.sm_clock_mhz,
         mem_clock_mhz=clocks.mem_clock_mhz,
+        disturbances=disturbances,
+        notes=watch.notes(),
     )
 
 
@@ -189,19 +196,23 @@ def _seconds(start: Any, end: Any) -> float:
     return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3)
 
 
-def _wants_repeat(case: BenchCase, step_times_s: list[list[float]], elapsed_s: float, device: torch.device) -> bool:
-    """Whether to run another repeat: the same answer on every rank, from the slowest rank's figures."""
+def _wants_repeat(
+    case: BenchCase, step_times_s: list[list[float]], is_disturbed: list[bool], elapsed_s: float, device: torch.device, ci_target: float
+) -> bool:
+    """Whether to run another repeat: the same answer on every rank, from the slowest rank's figures and what any of them saw."""
     done = len(step_times_s)
     if done < case.num_repeats:
         return True
-    if case.num_repeats == 1 or done >= _MAX_REPEATS_FACTOR * case.num_repeats:
+    if done >= _MAX_REPEATS_FACTOR * case.num_repeats:
         return False
-    figures = torch.tensor([elapsed_s, *map(statistics.median, step_times_s)], dtype=torch.float64, device=device)
+    figures = torch.tensor([elapsed_s, *map(statistics.median, step_times_s), *is_disturbed], dtype=torch.float64, device=device)
     if dist.is_initialized():
         dist.all_reduce(figures, op=dist.ReduceOp.MAX)
-    elapsed_s, *medians_s = figures.tolist()
-    spread = (max(medians_s) - min(medians_s)) / statistics.median(medians_s)
-    return spread > _MAX_SPREAD and elapsed_s < _EXTRA_REPEATS_UNTIL_S
+    elapsed_s, *rest = figures.tolist()
+    undisturbed_s = [time_s for time_s, disturbed in zip(rest[:done], rest[done:], strict=True) if not disturbed]
+    if elapsed_s >= _EXTRA_REPEATS_UNTIL_S:
+        return False
+    return len(undisturbed_s) < case.num_repeats or (case.num_repeats > 1 and not is_tight(undisturbed_s, ci_target))
 
 
 def _wait_for_all(device: torch.device) -> None:
@@ -224,7 +235,11 @@ def _read_clocks(device: torch.device) -> nvml.Clocks:
     """The GPU's clocks, right after a timed block while they are still those of the load."""
     if device.type != "cuda":
         return nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
-    return nvml.read_clocks(str(torch.cuda.get_device_properties(device).uuid))
+    return nvml.read_clocks(str(_uuid(device)))
+
+
+def _uuid(device: torch.device) -> str | None:
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 def _count_since(before: HookStats | None, wrapped: Wrapped) -> tuple[int | None, int | None]:

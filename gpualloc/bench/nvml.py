@@ -10,6 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+# nvml.h (CUDA 13.0), nvmlClocksEventReason*: bits of nvmlDeviceGetCurrentClocksThrottleReasons.
+_POWER_CAP = 0x4
+_SLOWDOWNS = {0x8: "hardware slowdown", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
@@ -26,6 +30,19 @@ class Clocks:
 
     sm_clock_mhz: int | None
     mem_clock_mhz: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceState:
+    """What else a GPU is busy with and what holds its clocks back, at one moment."""
+
+    index: int  # in NVML's order
+    pids: tuple[int, ...]  # of processes with a CUDA context there; a container may see other numbers than its own
+    slowdowns: tuple[str, ...]  # why the clocks are lower than they should be; () for a healthy GPU, also one at its power limit
+    is_power_capped: bool  # the clocks are what the power limit allows, which is usual under full load
+    power_limit_w: float | None
+    default_power_limit_w: float | None
+    uncorrected_ecc_errors: int | None  # since the driver was loaded
 
 
 def read_driver() -> Driver | None:
@@ -63,7 +80,7 @@ def read_clocks(uuid: str) -> Clocks:
     """Current clocks of the GPU or MIG slice with this UUID, as torch writes it: without "GPU-" or "MIG-" before it."""
 
     def read(nvml: Any) -> Clocks | None:
-        handle = _find_handle(nvml, f"GPU-{uuid}", _all_gpus(nvml)) or _find_handle(nvml, f"MIG-{uuid}", [])
+        handle = _find_by_torch_uuid(nvml, uuid)
         if handle is None:
             return None
         gpu = _whole_gpu(nvml, handle)
@@ -73,6 +90,54 @@ def read_clocks(uuid: str) -> Clocks:
         )
 
     return _ask(read) or Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
+
+
+def read_state(uuid: str) -> DeviceState | None:
+    """The state of the GPU with this UUID, as torch writes it; None where NVML does not answer."""
+
+    def read(nvml: Any) -> DeviceState | None:
+        handle = _find_by_torch_uuid(nvml, uuid)
+        return None if handle is None else _read_state(nvml, handle)
+
+    state: DeviceState | None = _ask(read)
+    return state
+
+
+def read_states() -> list[DeviceState]:
+    """Of the visible GPUs, in CUDA's order."""
+    return _ask(lambda nvml: [_read_state(nvml, handle) for handle in _visible_handles(nvml)]) or []
+
+
+def _read_state(nvml: Any, handle: Any) -> DeviceState:
+    gpu = _whole_gpu(nvml, handle)
+    reasons = int(_maybe(nvml, lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)) or 0)
+    limit_mw, default_mw = (
+        _maybe(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu)),
+        _maybe(nvml, lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu)),
+    )
+    return DeviceState(
+        index=int(nvml.nvmlDeviceGetIndex(gpu)),
+        pids=tuple(sorted({int(process.pid) for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)})),
+        slowdowns=tuple(text for bit, text in _SLOWDOWNS.items() if reasons & bit),
+        is_power_capped=bool(reasons & _POWER_CAP),
+        power_limit_w=None if limit_mw is None else limit_mw / 1e3,
+        default_power_limit_w=None if default_mw is None else default_mw / 1e3,
+        uncorrected_ecc_errors=_maybe(
+            nvml, lambda: nvml.nvmlDeviceGetTotalEccErrors(gpu, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC)
+        ),
+    )
+
+
+def _maybe(nvml: Any, ask: Callable[[], Any]) -> Any:
+    """The answer, or None from a GPU that does not support the question."""
+    try:
+        return ask()
+    except nvml.NVMLError:
+        return None
+
+
+def _find_by_torch_uuid(nvml: Any, uuid: str) -> Any | None:
+    return _find_handle(nvml, f"GPU-{uuid}", _all_gpus(nvml)) or _find_handle(nvml, f"MIG-{uuid}", [])
 
 
 def _ask(read: Callable[[Any], Any]) -> Any:

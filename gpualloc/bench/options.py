@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from gpualloc.bench.environment import DEVICES
@@ -13,11 +14,16 @@ from gpualloc.strategies import HOOKS, STRATEGIES
 from gpualloc.workloads import MODELS
 
 WORKLOADS = ("image", "llm")
+OPTIMIZERS = ("sgd", "adamw")
+TUNINGS = ("full", "lora")
+DEFAULT_STRATEGIES = ("single", "ddp")
 _DEFAULT_MODELS = ("mobilenet_v2", "gpt_small")
 _MAX_BATCH_SIZE = 2**20
 _MAX_STEPS = 10**6
 _MAX_REPEATS = 1000
 _MAX_RANKS_PER_GPU = 16
+_MAX_WORKERS = 256
+_MAX_GRAD_ACCUM_STEPS = 2**16
 _MAX_SEED = 2**63 - 1
 
 
@@ -38,10 +44,19 @@ class BenchOptions:
     sequence_lengths: tuple[int, ...] | None = None
     per_device_batch_sizes: tuple[int, ...] | None = None
     precisions: tuple[str, ...] = ("fp32",)
-    strategies: tuple[str, ...] = ("single", "ddp")
+    strategies: tuple[str, ...] = DEFAULT_STRATEGIES
     hooks: tuple[str, ...] | None = None  # of ddp
-    num_gpus: tuple[int, ...] | None = None  # of ddp
+    num_gpus: tuple[int | str, ...] | None = None  # of all strategies but single; "all" and "1..all" wait for the machine
     ranks_per_gpu: int = 1
+    tunings: tuple[str, ...] | None = None
+    optimizers: tuple[str, ...] | None = None
+    pin_memory: tuple[bool, ...] | None = None
+    non_blocking: tuple[bool, ...] | None = None
+    num_workers: tuple[int, ...] | None = None
+    channels_last: tuple[bool, ...] | None = None
+    compile: tuple[bool, ...] | None = None
+    grad_accum_steps: tuple[int, ...] | None = None
+    activation_checkpointing: tuple[bool, ...] | None = None
     num_warmup_steps: int | None = None
     num_steps: int | None = None  # per repeat
     num_repeats: int | None = None
@@ -55,6 +70,10 @@ class BenchOptions:
         _check_names("--precision", self.precisions, PRECISIONS)
         _check_names("--strategy", self.strategies, STRATEGIES)
         _check_names("--hook", self.hooks, HOOKS)
+        _check_names("--tuning", self.tunings, TUNINGS)
+        _check_names("--optimizer", self.optimizers, OPTIMIZERS)
+        _check_numbers("--num-workers", self.num_workers, 0, _MAX_WORKERS)
+        _check_numbers("--grad-accum", self.grad_accum_steps, 1, _MAX_GRAD_ACCUM_STEPS)
         _check_numbers("--batch-size", self.per_device_batch_sizes, 1, _MAX_BATCH_SIZE)
         _check_numbers("--ranks-per-gpu", (self.ranks_per_gpu,), 1, _MAX_RANKS_PER_GPU)
         _check_numbers("--warmup-steps", _given(self.num_warmup_steps), 0, _MAX_STEPS)
@@ -104,10 +123,12 @@ def _given(value: int | None) -> tuple[int, ...] | None:
     return None if value is None else (value,)
 
 
-def _check_names(option: str, values: tuple[str, ...] | None, allowed: Iterable[str]) -> None:
+def _check_names(option: str, values: tuple[str, ...] | None, allowed: Collection[str]) -> None:
     unknown = [value for value in values or () if value not in allowed]
     if unknown:
-        raise UsageError(f"{option} {unknown[0]!r} is unknown; choose one of {', '.join(allowed)}")
+        closest = difflib.get_close_matches(unknown[0], allowed, n=1)
+        hint = f"; did you mean {closest[0]}?" if closest else ""
+        raise UsageError(f"{option} {unknown[0]!r} is unknown; choose one of {', '.join(allowed)}{hint}")
 
 
 def _check_numbers(option: str, values: tuple[int, ...] | None, low: int, high: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpualloc.records import BenchCase
 
 MESSAGE_MAX_CHARS = 300
+DEFAULT_CI_TARGET = 0.05  # half of the 95 % confidence interval, as a fraction of the step time, at which repeats end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class CaseOrder:
     case: BenchCase
     timeout_s: float  # for one collective
     parent_pid: int  # the ranks end with this process
+    ci_target: float = DEFAULT_CI_TARGET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class RankReport:
     shard: int = 0  # ranks with the same number should have the same parameters
     sm_clock_mhz: int | None = None
     mem_clock_mhz: int | None = None
+    disturbances: list[list[str]] = field(default_factory=list)  # [repeats], what this rank saw; empty where nobody looked
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

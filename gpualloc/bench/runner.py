@@ -1,70 +1,28 @@
-"""Runs cases, one group of fresh processes after the other; a case that dies leaves the others as they are."""
+"""Runs one case as a group of fresh processes; a case that dies leaves its cause as its measurement."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpualloc.bench import mps, rank_files
-from gpualloc.bench.grid import GridCell
 from gpualloc.bench.ranks import started_ranks, wait_for_reports
 from gpualloc.bench.summary import summarise
 from gpualloc.errors import CaseFailedError, GpuallocError
 from gpualloc.records import BenchCase, Environment, Measurement
 from gpualloc.strategies import ONE_PROCESS, num_processes
 
-if TYPE_CHECKING:
-    from gpualloc.store import ResultsStore
-
-DEFAULT_TIMEOUT_S = 600.0
-
-# Called before a case runs, with None, and after it, with what came out. The number counts from 0.
-Progress = Callable[[int, BenchCase, "Measurement | None"], None]
-
-
-def run_grid(
-    cells: Sequence[GridCell],
-    *,
-    store: ResultsStore,
-    run_id: int,
-    environment: Environment,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-    finished: Mapping[str, Measurement] | None = None,
-    progress: Progress = lambda number, case, measurement: None,
-    show_log: Callable[[str], None] | None = None,
-) -> list[Measurement]:
-    """Runs the cells in order and keeps each measurement in the store before the next one starts.
-
-    Args:
-        finished: case key -> measurement that need not be made again.
-        show_log: given what the first failing rank of a case printed.
-
-    Raises:
-        StoreError: a measurement cannot be kept.
-    """
-    measurements = []
-    for number, cell in enumerate(cells):
-        measurement = (finished or {}).get(cell.case.key())
-        if measurement is None:
-            progress(number, cell.case, None)
-            if cell.skip_reason is not None:
-                measurement = Measurement(case=cell.case, status="skipped", reason=cell.skip_reason, environment=environment)
-            else:
-                measurement = run_case(cell.case, timeout_s=timeout_s, environment=environment, show_log=show_log)
-            store.add(run_id, measurement)
-        progress(number, cell.case, measurement)
-        measurements.append(measurement)
-    return measurements
-
 
 def run_case(
     case: BenchCase,
     *,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
+    timeout_s: float = 600.0,
+    ci_target: float = rank_files.DEFAULT_CI_TARGET,
     environment: Environment | None = None,
     show_log: Callable[[str], None] | None = None,
 ) -> Measurement:
@@ -73,20 +31,22 @@ def run_case(
     Raises:
         GpuallocError: the temporary folder cannot be written.
     """
+    started_s = time.monotonic()
     with ExitStack() as cleanup:
         folder = _make_folder(cleanup)
-        _write_order(folder, rank_files.CaseOrder(case=case, timeout_s=timeout_s, parent_pid=os.getpid()))
+        _write_order(folder, rank_files.CaseOrder(case=case, timeout_s=timeout_s, parent_pid=os.getpid(), ci_target=ci_target))
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         backend = _describe_backend(case, has_slices=mps_places is not None)
         try:
             with started_ranks(folder, [_rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]) as processes:
                 reports = wait_for_reports(folder, processes, timeout_s=timeout_s)
-            return summarise(case, reports, backend=backend, environment=environment)
+            measurement = summarise(case, reports, backend=backend, environment=environment)
         except CaseFailedError as error:
             if show_log is not None and error.rank is not None:
                 show_log(rank_files.output_file(folder, error.rank).read_text(errors="replace"))
             status = "oom" if error.kind == "oom" else "failed"
-            return Measurement(case=case, status=status, reason=str(error), backend=backend, environment=environment)
+            measurement = Measurement(case=case, status=status, reason=str(error), backend=backend, environment=environment)
+    return dataclasses.replace(measurement, wall_time_s=time.monotonic() - started_s)
 
 
 def _make_folder(cleanup: ExitStack) -> Path:

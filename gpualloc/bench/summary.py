@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from gpualloc.bench.interval import median_interval
 from gpualloc.bench.rank_files import RankReport
 from gpualloc.errors import CaseFailedError
 from gpualloc.records import BenchCase, Environment, Measurement
@@ -22,13 +23,17 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         CaseFailedError: the replicas differ after training.
     """
     _check_replicas(reports)
-    repeat_times_s = _slowest_rank_medians_s([report.step_times_s for report in reports])
+    all_repeat_times_s = _slowest_rank_medians_s([report.step_times_s for report in reports])
+    kept, disturbances, notes = _undisturbed(reports, len(all_repeat_times_s))
+    repeat_times_s = tuple(all_repeat_times_s[index] for index in kept)
     step_time_s = statistics.median(repeat_times_s)
     compute_time_s: float | None = None
     if case.strategy == "single":
         compute_time_s = step_time_s
     elif all(reports[0].compute_times_s):
-        compute_time_s = statistics.median(_slowest_rank_medians_s([report.compute_times_s for report in reports]))
+        compute_times_s = _slowest_rank_medians_s([report.compute_times_s for report in reports])
+        compute_time_s = statistics.median(compute_times_s[index] for index in kept)
+    ci_low_s, ci_high_s = median_interval(repeat_times_s) or (None, None)
     samples_per_s = data_ranks(case) * case.per_device_batch_size / step_time_s
     return Measurement(
         case=case,
@@ -38,6 +43,8 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         step_time_s=step_time_s,
         step_time_low_s=min(repeat_times_s),
         step_time_high_s=max(repeat_times_s),
+        step_time_ci_low_s=ci_low_s,
+        step_time_ci_high_s=ci_high_s,
         compute_time_s=compute_time_s,
         exposed_comm_s=None if compute_time_s is None else max(0.0, step_time_s - compute_time_s),
         samples_per_s=samples_per_s,
@@ -48,7 +55,26 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         wire_bytes_per_step=max(_known(report.wire_bytes_per_step for report in reports), default=None),
         nonfinite_steps=max(_known(report.nonfinite_steps for report in reports), default=None),
         environment=_with_clocks(environment, reports[0]),
+        disturbances=disturbances,
+        notes=notes,
     )
+
+
+def _undisturbed(reports: Sequence[RankReport], num_repeats: int) -> tuple[list[int], tuple[str, ...], tuple[str, ...]]:
+    """(repeats that count, why the figures are not to be trusted, notes): all of them where every single one was disturbed."""
+    seen: list[list[str]] = [[] for _ in range(num_repeats)]
+    for report in reports:
+        for index, reasons in enumerate(report.disturbances):
+            seen[index] += reasons
+    notes = [note for report in reports for note in report.notes]
+    kept = [index for index in range(num_repeats) if not seen[index]]
+    first_reason = next((reason for reasons in seen for reason in reasons), None)
+    if first_reason is None:
+        return kept, (), tuple(dict.fromkeys(notes))
+    if not kept:
+        return list(range(num_repeats)), (f"all {num_repeats} repeats: {first_reason}",), tuple(dict.fromkeys(notes))
+    notes.append(f"{num_repeats - len(kept)} of {num_repeats} repeats left out: {first_reason}")
+    return kept, (), tuple(dict.fromkeys(notes))
 
 
 def _slowest_rank_medians_s(step_times_s: Sequence[Sequence[Sequence[float]]]) -> tuple[float, ...]:

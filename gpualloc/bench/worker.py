@@ -69,7 +69,7 @@ def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
             timeout=datetime.timedelta(seconds=order.timeout_s),
             device_id=device if case.device == "cuda" else None,
         )
-    rank_files.write_report(folder, rank, measure_rank(case, rank=rank, device=device))
+    rank_files.write_report(folder, rank, measure_rank(case, rank=rank, device=device, ci_target=order.ci_target))
     if dist.is_initialized():
         dist.destroy_process_group()
 

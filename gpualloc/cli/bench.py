@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,17 +12,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpualloc.errors import GpuallocError, StoreError, UsageError
+from gpualloc.strategies import HOOKS, STRATEGIES
+from gpualloc.workloads import MODELS
 
 if TYPE_CHECKING:
     from gpualloc.bench.grid import GridCell
+    from gpualloc.bench.grid_run import GridRun, Progress
     from gpualloc.bench.options import BenchOptions
-    from gpualloc.bench.runner import Progress
+    from gpualloc.bench.settings import RunSettings
     from gpualloc.records import BenchCase, Environment, Measurement
     from gpualloc.store import ResultsStore
 
 
 def _what(help: str, metavar: str | None = "LIST") -> Any:
     return typer.Option(help=help, metavar=metavar, rich_help_panel="What is measured")
+
+
+def _which(help: str, metavar: str | None) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel="Which cases")
+
+
+def _detail(help: str, metavar: str = "SWITCH") -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel="Details of a case")
 
 
 def _how(help: str, metavar: str | None = None) -> Any:
@@ -35,30 +46,54 @@ def _out(help: str, *names: str, metavar: str | None = None) -> Any:
 
 def bench(
     ctx: typer.Context,
+    preset: Annotated[str | None, _which("quick, study or llm: a study file that comes with gpualloc.", "NAME")] = None,
+    study: Annotated[Path | None, _which("A YAML or TOML file with these options as keys; options given here win.", "FILE")] = None,
+    dry_run: Annotated[bool, _which("Print the cases, what is skipped and why, and how long it takes; run nothing.", None)] = False,
+    max_minutes: Annotated[float | None, _which("A budget: the most informative cases that fit, first.", "MINUTES")] = None,
     workload: Annotated[str | None, _what("image, llm (default: both, or the one the data and the model are for).")] = None,
-    model: Annotated[str | None, _what("mobilenet_v2, gpt_small, gpt2 (default: the first two).")] = None,
+    model: Annotated[str | None, _what(f"{', '.join(MODELS)} (default: the first two).")] = None,
     image_size: Annotated[str | None, _what("Pixels (default: 100,300; on a CPU 100,200).")] = None,
     sequence_length: Annotated[str | None, _what("Tokens (default: 256; on a CPU 128).")] = None,
     batch_size: Annotated[str | None, _what("Samples per rank and step (default: by model and device).")] = None,
-    precision: Annotated[str, _what("fp64, fp32, fp16, bf16.")] = "fp32",
-    strategy: Annotated[str, _what("single, ddp.")] = "single,ddp",
+    precision: Annotated[str | None, _what("fp64, fp32, fp16, bf16 (default: fp32).")] = None,
+    strategy: Annotated[str | None, _what(f"{', '.join(STRATEGIES)} (default: single,ddp).")] = None,
     hook: Annotated[
-        str | None,
-        _what(
-            "Gradient hooks of ddp: none, torch_fp16, torch_bf16, gpualloc_auto, gpualloc_fp32, gpualloc_fp16, gpualloc_bf16, "
-            "gpualloc_int8 "
-            "(default: none and both fp16 ones; for bf16 both bf16 ones)."
-        ),
+        str | None, _what(f"Gradient hooks of ddp: {', '.join(HOOKS)} (default: none and both fp16 ones; for bf16 both bf16 ones).")
     ] = None,
-    data: Annotated[str, _what("synthetic, digits, a folder of class/image files, or a text file or folder.", "NAME|PATH")] = "synthetic",
+    data: Annotated[
+        str | None, _what("synthetic (default), digits, a folder of class/image files, or a text file or folder.", "NAME|PATH")
+    ] = None,
+    tuning: Annotated[str | None, _detail("full, lora (default: full).", "LIST")] = None,
+    optimizer: Annotated[str | None, _detail("sgd, adamw (default: sgd for images, adamw for language models).", "LIST")] = None,
+    pin_memory: Annotated[str | None, _detail("Batches in pinned host memory (default: on where there is a GPU).")] = None,
+    non_blocking: Annotated[str | None, _detail("Copies of batches that the host does not wait for (default: on).")] = None,
+    num_workers: Annotated[str | None, _detail("Processes that read data, per rank (default: by data and cores).", "LIST")] = None,
+    channels_last: Annotated[str | None, _detail("Memory format of images and convolutions (default: off).")] = None,
+    compile: Annotated[str | None, _detail("torch.compile (default: off).")] = None,
+    grad_accum: Annotated[str | None, _detail("Backward passes per optimiser step (default: 1).", "LIST")] = None,
+    activation_checkpointing: Annotated[str | None, _detail("Activations computed again in the backward pass (default: off).")] = None,
     device: Annotated[str | None, _how("cuda or cpu (default: cuda where there is a GPU).", "DEVICE")] = None,
-    gpus: Annotated[str | None, _how("Numbers of GPUs for ddp (default: all).", "LIST")] = None,
-    ranks_per_gpu: Annotated[int, _how("Ranks that share a GPU: as equal slices where MPS can be started.")] = 1,
+    gpus: Annotated[
+        str | None, _how("Numbers of GPUs, for all strategies but single (default: all); 1..all for each number.", "LIST")
+    ] = None,
+    ranks_per_gpu: Annotated[int | None, _how("Ranks that share a GPU (default: 1): as equal slices where MPS can be started.")] = None,
     warmup_steps: Annotated[int | None, _how("Untimed steps at the start (default: 10; on a CPU 2).")] = None,
     steps: Annotated[int | None, _how("Timed steps per repeat (default: 20; on a CPU 2).")] = None,
-    repeats: Annotated[int | None, _how("Repeats (default: 5; on a CPU 3); up to twice as many where they differ by over 5 %.")] = None,
-    seed: Annotated[int, _how("Of the weights, the data and their order.")] = 0,
-    timeout_s: Annotated[float, _how("Longest time for one case, in seconds.")] = 600.0,
+    repeats: Annotated[
+        int | None, _how("Repeats in a round (default: 5; on a CPU 3); up to four times as many where it takes them.")
+    ] = None,
+    seed: Annotated[int | None, _how("Of the weights, the data and their order (default: 0).")] = None,
+    rounds: Annotated[
+        int | None, _how("Fresh groups of processes for each case, one in turn with others (default: 2; on a CPU 1).")
+    ] = None,
+    ci_percent: Annotated[
+        float | None, _how("Repeats end when half of the 95 % confidence interval is this much of the step time (default: 2; on a CPU 5).")
+    ] = None,
+    on_oom: Annotated[
+        str | None, _how("What a case that runs out of memory is: mark (default), or halve: its batch, until it fits.")
+    ] = None,
+    on_busy: Annotated[str | None, _how("When others use the device before a case: warn (default), error or skip.")] = None,
+    timeout_s: Annotated[float | None, _how("Longest time for one round of a case, in seconds (default: 600).")] = None,
     resume: Annotated[bool, _out("Go on with the newest run of the same options on this machine.", "--resume")] = False,
     as_json: Annotated[bool, _out("Print JSON instead of the table.", "--json")] = False,
     csv: Annotated[str | None, _out("Write CSV as well; with - print it instead of the table.", metavar="FILE|-")] = None,
@@ -68,7 +103,8 @@ def bench(
 ) -> None:
     """Measure how fast models train here: in one process, then with DDP and each gradient hook.
 
-    LIST is one value or several with commas between; each combination is a case.
+    LIST is one value or several with commas between, and FIRST..LAST:STEP for numbers; SWITCH is on, off or on,off.
+    Each combination is a case.
 
     Cases run in fresh processes; every rank has the same batch size (weak scaling).
 
@@ -76,50 +112,59 @@ def bench(
 
     Examples:
       gpualloc bench
-      gpualloc bench --workload image --image-size 100,200 --precision fp16
-      gpualloc bench --model gpt2 --precision bf16 --gpus 1,2,4
+      gpualloc bench --preset study --max-minutes 60 --dry-run
+      gpualloc bench --workload image --image-size 100..500:100 --precision fp16
+      gpualloc bench --model gpt2 --precision bf16 --gpus 1..all
       gpualloc bench --data digits --strategy ddp --hook none,gpualloc_fp16 --json
     """
     if as_json and csv == "-":
         raise UsageError("--json and --csv - both print to stdout; name a file for --csv or leave one of them out")
-    if not 1 <= timeout_s <= 10**7:
-        raise UsageError(f"--timeout-s {timeout_s:g} is out of range; choose 1 to 10,000,000")
+    if study is not None and preset is not None:
+        raise UsageError("--study and --preset both name the cases; leave one of them out, or copy the preset into a file and change it")
+    if dry_run and (resume or csv is not None):
+        raise UsageError("--dry-run prints what would be measured, as a table or with --json; leave --resume and --csv out")
     from gpualloc.bench import environment as machine
-    from gpualloc.bench.grid import expand_grid
+    from gpualloc.bench.grid import expand_grids
+    from gpualloc.bench.notation import NOTATIONS, parse_options
     from gpualloc.bench.options import BenchOptions
+    from gpualloc.bench.settings import make_settings
     from gpualloc.store import ResultsStore, default_store_path
 
-    def make_options(device: str) -> BenchOptions:
-        return BenchOptions(
-            device=device,
-            workloads=_names("--workload", workload),
-            models=_names("--model", model),
-            image_sizes_px=_numbers("--image-size", image_size),
-            sequence_lengths=_numbers("--sequence-length", sequence_length),
-            per_device_batch_sizes=_numbers("--batch-size", batch_size),
-            precisions=_names("--precision", precision) or (),
-            strategies=_names("--strategy", strategy) or (),
-            hooks=_names("--hook", hook),
-            num_gpus=_numbers("--gpus", gpus),
-            ranks_per_gpu=ranks_per_gpu,
-            num_warmup_steps=warmup_steps,
-            num_steps=steps,
-            num_repeats=repeats,
-            data=data,
-            seed=seed,
-        )
+    asked_grids, asked_settings = _load_study(study, preset)
+    given = parse_options({name: value for name, value in ctx.params.items() if name in NOTATIONS})
+    given_settings = {
+        "rounds": rounds,
+        "ci_percent": ci_percent,
+        "on_oom": on_oom,
+        "on_busy": on_busy,
+        "timeout_s": timeout_s,
+        "max_minutes": max_minutes,
+    }
 
-    make_options(device or "cpu")  # refuses a wrong value before torch is loaded, which takes seconds
-    options = make_options(machine.choose_device(device))
-    cells = expand_grid(options, num_gpus=machine.count_gpus())
-    environment = machine.detect_environment(options.device)
-    show_log = _show_log if ctx.find_root().params.get("debug") else None
+    def make_grids(device: str) -> list[BenchOptions]:
+        return [BenchOptions(device=device, **{**grid, **given}) for grid in asked_grids]
+
+    make_grids(device or "cpu")  # refuses a wrong value before torch is loaded, which takes seconds
+    grids = make_grids(machine.choose_device(device))
+    settings = make_settings(
+        grids[0].device, **{**asked_settings, **{name: value for name, value in given_settings.items() if value is not None}}
+    )
+    cells = expand_grids(grids, num_gpus=machine.count_gpus())
+    environment = machine.detect_environment(grids[0].device)
     path = store or default_store_path()
+    if dry_run:
+        from gpualloc.cli.dry_run import print_dry_run
+
+        _announce(cells, environment)
+        print_dry_run(cells, settings, environment, path, as_json=as_json)
+        return
     with ResultsStore(path) as results:
-        run_id, finished = _open_run(results, options, environment, resume=resume)
+        run_id, finished = _open_run(results, grids, environment, resume=resume)
         how_to_see = f"run {run_id} is kept in {path}; see it again: gpualloc results show {run_id}{_store_option(store)}"
         _announce(cells, environment)
-        measurements = _run(cells, results, run_id, environment, finished, how_to_see, timeout_s=timeout_s, show_log=show_log)
+        show_log = _show_log if ctx.find_root().params.get("debug") else None
+        grid_run = _prepare(cells, results, run_id, environment, settings, finished, show_log)
+        measurements = _run(grid_run, how_to_see)
         if csv not in (None, "-"):
             _write_csv(str(csv), run_id, measurements)
         _print(measurements, results, run_id, as_json=as_json, as_csv=csv == "-")
@@ -129,33 +174,25 @@ def bench(
         raise typer.Exit(1)
 
 
-def _names(option: str, text: str | None) -> tuple[str, ...] | None:
-    """ "a, b" -> ("a", "b")."""
-    if text is None:
-        return None
-    names = tuple(part.strip() for part in text.split(","))
-    if "" in names:
-        raise UsageError(f"{option} {text!r} has an empty entry; give one value or several with single commas between")
-    return names
+def _load_study(path: Path | None, preset: str | None) -> tuple[Sequence[dict[str, Any]], dict[str, Any]]:
+    """(fields of BenchOptions for each grid, fields of RunSettings) of the study file; without one, a single grid of defaults."""
+    if path is None and preset is None:
+        return ({},), {}
+    from gpualloc.bench.study import load_preset, load_study
 
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """ "1,2" -> (1, 2)."""
-    names = _names(option, text)
-    try:
-        return None if names is None else tuple(map(int, names))
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is not a list of whole numbers; give for example {option} 1,2") from None
+    asked = load_study(path) if path is not None else load_preset(str(preset))
+    return asked.grids, asked.settings
 
 
 def _open_run(
-    results: ResultsStore, options: BenchOptions, environment: Environment, *, resume: bool
+    results: ResultsStore, grids: Sequence[BenchOptions], environment: Environment, *, resume: bool
 ) -> tuple[int, dict[str, Measurement]]:
     """(run number, case key -> measurement that need not be made again)."""
     from dataclasses import asdict
 
+    options = asdict(grids[0]) if len(grids) == 1 else {"grids": [asdict(grid) for grid in grids]}
     if resume:
-        run_id = results.find_run(options=asdict(options), environment=environment)
+        run_id = results.find_run(options=options, environment=environment)
         if run_id is not None:
             results.reopen_run(run_id)
             readable, _ = results.measurements(run_id)
@@ -164,7 +201,37 @@ def _open_run(
             return run_id, finished
         _say(f"nothing to resume: {results.path} has no run of these options on this machine; starting a new one")
     command = shlex.join(["gpualloc", *sys.argv[1:]])
-    return results.begin_run(command=command, options=asdict(options), environment=environment), {}
+    return results.begin_run(command=command, options=options, environment=environment), {}
+
+
+def _prepare(
+    cells: Sequence[GridCell],
+    results: ResultsStore,
+    run_id: int,
+    environment: Environment,
+    settings: RunSettings,
+    finished: dict[str, Measurement],
+    show_log: Callable[[str], None] | None,
+) -> GridRun:
+    from gpualloc.bench.grid_run import GridRun
+
+    estimates_s: dict[str, float] = {}
+    if settings.max_minutes is not None:
+        from gpualloc.bench.dry_run import estimate_cases, read_history
+
+        estimates = estimate_cases(cells, environment, read_history(results))
+        estimates_s = {key: estimate.seconds for key, estimate in estimates.items()}
+    return GridRun(
+        cells=cells,
+        store=results,
+        run_id=run_id,
+        environment=environment,
+        settings=settings,
+        estimates_s=estimates_s,
+        finished=finished,
+        warn=_say,
+        show_log=show_log,
+    )
 
 
 def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
@@ -172,9 +239,9 @@ def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
     from gpualloc.workloads import describe_data
 
     first = cells[0].case
-    ddp_world_sizes = {cell.case.world_size for cell in cells if cell.case.strategy == "ddp"}
+    world_sizes = {cell.case.world_size for cell in cells if cell.case.strategy != "single"}
     backend = "gloo" if first.device == "cpu" else "nccl"
-    ranks = f"{', '.join(map(str, sorted(ddp_world_sizes)))} {backend} ranks" if ddp_world_sizes else "one process"
+    ranks = f"{', '.join(map(str, sorted(world_sizes)))} {backend} ranks" if world_sizes else "one process"
     if first.device == "cpu":
         _say(f"CPU, {ranks}, not comparable with a GPU ({environment.device_name}, {environment.num_cpus} cores)")
     else:
@@ -189,38 +256,27 @@ def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
             _say("warning: gpualloc hooks run without their kernels here, the extension has no CUDA half: see gpualloc doctor")
 
 
-def _run(
-    cells: Sequence[GridCell],
-    results: ResultsStore,
-    run_id: int,
-    environment: Environment,
-    finished: dict[str, Measurement],
-    how_to_see: str,
-    **settings: Any,
-) -> list[Measurement]:
+def _run(grid_run: GridRun, how_to_see: str) -> list[Measurement]:
     """All cells measured and the run closed; on SIGINT and SIGTERM what had finished is kept and the command ends."""
     from gpualloc.bench.interruption import Interrupted, interruptible
-    from gpualloc.bench.runner import run_grid
 
     try:
-        with interruptible(), _progress(len(cells)) as progress:
-            measurements = run_grid(
-                cells, store=results, run_id=run_id, environment=environment, finished=finished, progress=progress, **settings
-            )
+        with interruptible(), _progress(len(grid_run.schedule)) as progress:
+            measurements = grid_run.run(progress)
     except BaseException as error:
         with suppress(StoreError):  # the error at hand says more
-            results.finish_run(run_id, "interrupted")
+            grid_run.store.finish_run(grid_run.run_id, "interrupted")
         if not isinstance(error, Interrupted):
             raise
         _say(f"interrupted ({error}): add --resume to go on; {how_to_see}")
         raise typer.Exit(error.exit_code) from None
-    results.finish_run(run_id, "complete")
+    grid_run.store.finish_run(grid_run.run_id, "complete")
     return measurements
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere one line per finished case."""
+    """A bar on a terminal; elsewhere one line per finished run of a case."""
     if not sys.stderr.isatty():
         yield lambda number, case, measurement: _say(_line(number, total, measurement)) if measurement else None
         return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 120  # columns, where no terminal says otherwise
 NOISY_SPREAD = 0.05  # above it a figure is marked as uncertain
 _GAP = "  "
+_MAX_NOTES = 6  # below a table
 _MIN_REASON_WIDTH = 30  # columns: below it a reason starts on a line of its own
 
 
@@ -99,6 +100,10 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
         console.print(Text(f"weak scaling: speed-up is throughput over that of {reference}{share}", style="dim"))
     if any(_is_noisy(row) for row in measurements):
         console.print(Text(f"~ the repeats spread over more than {NOISY_SPREAD:.0%}: not certain", style="yellow"))
+    disturbance = next((reason for row in measurements for reason in row.disturbances), None)
+    if disturbance is not None:
+        console.print(Text(printable(f"* every repeat was disturbed, not to be compared; the first: {disturbance}"), style="red"))
+    _print_notes(measurements, console)
     if any(_is_nonfinite(row) for row in measurements):
         console.print(Text("! inf or NaN in an averaged gradient (a GradScaler skips such steps) or in the loss", style="red"))
 
@@ -186,7 +191,10 @@ def _title(row: Measurement) -> str:
 
 
 def _name(row: Measurement) -> str:
-    return printable(row.case.strategy if row.case.strategy == "single" else f"{row.case.strategy}/{row.case.hook}")
+    """Strategy and hook, and the details that are not at their default."""
+    strategy = f"{row.case.strategy}/{row.case.hook}" if row.case.strategy == "ddp" else row.case.strategy
+    details = (name if value is True else f"{name}={value}" for name, value in row.case.details().items())
+    return printable(" ".join([strategy, *details]))
 
 
 def _is_noisy(row: Measurement) -> bool:
@@ -223,11 +231,18 @@ def _speedup_cell(row: Measurement, base: Measurement | None) -> str:
 
 
 def _step_cell(row: Measurement, base: Measurement | None) -> str:
-    return ("!" if _is_nonfinite(row) else "") + ("~" if _is_noisy(row) else "") + _milliseconds(row.step_time_s)
+    marks = ("!" if _is_nonfinite(row) else "") + ("*" if row.disturbances else "") + ("~" if _is_noisy(row) else "")
+    return marks + _milliseconds(row.step_time_s)
 
 
 def _spread_cell(row: Measurement, base: Measurement | None) -> str:
     return "-" if row.spread is None or len(row.repeat_step_times_s) < 2 else f"{row.spread:.1%}"
+
+
+def _interval_cell(row: Measurement, base: Measurement | None) -> str:
+    if row.step_time_s is None or row.step_time_ci_low_s is None or row.step_time_ci_high_s is None:
+        return "-"
+    return f"{(row.step_time_ci_high_s - row.step_time_ci_low_s) / 2 / row.step_time_s:.1%}"
 
 
 def _scaled_cell(value: float | None, unit: float) -> str:
@@ -250,6 +265,7 @@ _COLUMNS = (
     _Column("peak GiB", 4, lambda row, base: _scaled_cell(row.peak_memory_bytes, 2**30)),
     _Column("wire MB", 2, lambda row, base: _scaled_cell(row.wire_bytes_per_step, 1e6)),
     _Column("loss", 1, _loss_cell),
+    _Column("95% +-", 0, _interval_cell),
 )
 
 
@@ -281,6 +297,20 @@ def _print_problem(row: Measurement, name_width: int, ranks_width: int, console:
     lines = textwrap.wrap(printable(reason), max(console.width - indent, _MIN_REASON_WIDTH)) or [""]
     text = start + ("\n" + " " * indent if is_narrow else "") + ("\n" + " " * indent).join(lines)
     console.print(Text(text, style="dim" if row.status == "skipped" else "red"), soft_wrap=True)
+
+
+def _print_notes(rows: Sequence[Measurement], console: Console) -> None:
+    """What was noted, each once with the cases it holds for."""
+    cases_of: dict[str, list[str]] = {}
+    for row in rows:
+        adapted = [row.reason] if row.status == "ok" and row.reason else []
+        for note in [*row.notes, *adapted]:
+            cases_of.setdefault(note, []).append(row.case.label())
+    for note, cases in list(cases_of.items())[:_MAX_NOTES]:
+        whose = cases[0] if len(cases) == 1 else f"{cases[0]} and {len(cases) - 1} more"
+        console.print(Text(printable(f"{whose}: {note}"), style="dim"))
+    if len(cases_of) > _MAX_NOTES:
+        console.print(Text(f"{len(cases_of) - _MAX_NOTES} notes more: see them with --json", style="dim"))
 
 
 def _caption(rows: Sequence[Measurement]) -> str:

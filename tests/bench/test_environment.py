@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gpualloc.bench import environment, nvml
+from gpualloc.bench.isolation import RankWatch
 from gpualloc.errors import GpuallocError, UsageError
 
 _UUIDS = ("GPU-aaaa1111", "GPU-bbbb2222")
@@ -25,6 +26,10 @@ def _find(uuid: str) -> str:
     if uuid not in (*_UUIDS, _SLICE):
         raise NVMLError("not found")
     return uuid
+
+
+def _no_ecc(handle: str, kind: int, counter: int) -> int:
+    raise NVMLError("not supported")
 
 
 @pytest.fixture
@@ -45,6 +50,14 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         nvmlDeviceGetDeviceHandleFromMigDeviceHandle=lambda handle: _UUIDS[1],
         nvmlDeviceGetCudaComputeCapability=lambda handle: {_UUIDS[0]: (7, 5), _UUIDS[1]: (9, 0)}[handle],
         nvmlDeviceGetClockInfo=lambda handle, kind: {1: 1980, 2: 2619}[kind],
+        NVML_MEMORY_ERROR_TYPE_UNCORRECTED=1,
+        NVML_VOLATILE_ECC=0,
+        nvmlDeviceGetIndex=lambda handle: _UUIDS.index(handle),
+        nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=9), SimpleNamespace(pid=7), SimpleNamespace(pid=9)],
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: {_UUIDS[0]: 0x4, _UUIDS[1]: 0x1 | 0x40 | 0x80}[handle],
+        nvmlDeviceGetEnforcedPowerLimit=lambda handle: 350_000,
+        nvmlDeviceGetPowerManagementDefaultLimit=lambda handle: 700_000,
+        nvmlDeviceGetTotalEccErrors=_no_ecc,
         nvmlSystemGetDriverVersion=lambda: "550.54",
         nvmlSystemGetCudaDriverVersion_v2=lambda: 12040,
     )
@@ -83,6 +96,32 @@ def test_clocks_are_found_by_torchs_uuid(two_gpus: None) -> None:
     assert nvml.read_clocks("aaaa1111") == nvml.Clocks(sm_clock_mhz=1980, mem_clock_mhz=2619)
     assert nvml.read_clocks("cccc3333").sm_clock_mhz == 1980
     assert nvml.read_clocks("dddd4444") == nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
+
+
+def test_the_state_of_a_gpu_tells_slowdowns_from_a_power_cap(two_gpus: None) -> None:
+    capped, slow = nvml.read_states()
+    assert capped == nvml.DeviceState(
+        index=0,
+        pids=(7, 9),
+        slowdowns=(),
+        is_power_capped=True,
+        power_limit_w=350.0,
+        default_power_limit_w=700.0,
+        uncorrected_ecc_errors=None,
+    )
+    assert (slow.slowdowns, slow.is_power_capped) == (("hardware thermal slowdown", "power brake"), False)
+    assert nvml.read_state("bbbb2222") == slow
+    assert nvml.read_state("dddd4444") is None
+
+
+def test_notes_tell_of_a_low_power_limit(two_gpus: None) -> None:
+    watch = RankWatch(gpu_uuid="aaaa1111", ranks_per_gpu=1, num_ranks=1)
+    watch.start()
+    assert watch.stop() == ["1 other process used GPU 0"]  # of two numbers that are not ours one may be this process
+    assert watch.notes() == [
+        "the clocks were those that the power limit of 350 W allows",
+        "the power limit is 350 W, below the default of 700 W",
+    ]
 
 
 def test_an_old_driver_is_refused_with_both_versions(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:

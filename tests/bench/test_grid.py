@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpualloc.bench import precision
-from gpualloc.bench.grid import GridCell, expand_grid
+from gpualloc.bench.grid import GridCell, expand_grid, expand_grids
 from gpualloc.bench.options import BenchOptions
 from gpualloc.errors import UsageError
 
@@ -67,6 +67,66 @@ def test_all_cases_of_a_cpu_grid_with_fp16_are_equally_small() -> None:
     )
 
 
+def test_each_combination_of_details_is_a_case_and_the_label_names_it() -> None:
+    cells = grid(
+        1, models=("mobilenet_v2",), image_sizes_px=(64,), strategies=("single",), channels_last=(False, True), grad_accum_steps=(1, 4)
+    )
+    assert [label.removeprefix("mobilenet_v2 64px fp32 single x1") for label in labels(cells)] == [
+        "",
+        " grad_accum_steps=4",
+        " channels_last",
+        " channels_last grad_accum_steps=4",
+    ]
+
+
+def test_every_detail_reaches_the_case() -> None:
+    asked: dict[str, Any] = {
+        "tuning": "lora",
+        "optimizer": "adamw",
+        "pin_memory": False,
+        "non_blocking": False,
+        "num_workers": 3,
+        "channels_last": True,
+        "compile": True,
+        "grad_accum_steps": 2,
+        "activation_checkpointing": True,
+    }
+    plural = {"tuning": "tunings", "optimizer": "optimizers"}
+    [cell] = grid(
+        1,
+        models=("mobilenet_v2",),
+        image_sizes_px=(64,),
+        strategies=("single",),
+        **{plural.get(name, name): (value,) for name, value in asked.items()},
+    )
+    assert cell.case.details() == asked
+
+
+def test_a_language_model_has_no_memory_format() -> None:
+    cells = grid(1, channels_last=(False, True), strategies=("single",))
+    assert {cell.case.channels_last for cell in cells if cell.case.workload == "llm"} == {False}
+    assert {cell.case.channels_last for cell in cells if cell.case.workload == "image"} == {False, True}
+
+
+def test_pinned_memory_is_skipped_on_a_cpu() -> None:
+    cells = grid(workloads=("llm",), strategies=("single",), pin_memory=(False, True))
+    assert [cell.skip_reason is None for cell in cells] == [True, False]
+
+
+@pytest.mark.parametrize(("num_present", "counts"), [(4, [1, 2, 3, 4]), (0, [1, 2])])
+def test_one_to_all_gpus_are_the_ranks_of_a_cpu(num_present: int, counts: list[int]) -> None:
+    cells = grid(num_present, workloads=("llm",), strategies=("ddp",), hooks=("none",), num_gpus=("1..all",))
+    assert [cell.case.world_size for cell in cells] == counts
+
+
+def test_a_case_of_two_grids_runs_once_where_it_first_stands() -> None:
+    grids = [
+        BenchOptions(device="cpu", models=("gpt_small",), strategies=("single",), sequence_lengths=lengths, hooks=None)
+        for lengths in ((64, 128), (32, 64))
+    ]
+    assert [cell.case.sequence_length for cell in expand_grids(grids, num_gpus=0)] == [64, 128, 32]
+
+
 def test_given_numbers_win_over_defaults() -> None:
     case = grid(num_steps=7, num_repeats=2, num_warmup_steps=0, per_device_batch_sizes=(3,), image_sizes_px=(64,), workloads=("image",))[
         0
@@ -94,7 +154,7 @@ def test_hooks_that_make_no_sense_are_skipped_with_the_reason() -> None:
         (2, {"num_gpus": (1, 4)}, "--gpus 4 is not possible, this machine has 2 visible"),
         (0, {"num_gpus": (1,)}, "need a GPU and this benchmark runs on the CPU"),
         (0, {"ranks_per_gpu": 2}, "need a GPU and this benchmark runs on the CPU"),
-        (2, {"num_gpus": (2,), "strategies": ("single",)}, "--gpus is for ddp and --strategy is single"),
+        (2, {"num_gpus": (2,), "strategies": ("single",)}, "--gpus is for several ranks and --strategy is single"),
         (0, {"hooks": ("none",), "strategies": ("single",)}, "--hook is for ddp and --strategy is single"),
         (0, {"image_sizes_px": (64,), "workloads": ("llm",)}, "--image-size is for workload image and only llm is run"),
         (0, {"sequence_lengths": (64,), "workloads": ("image",)}, "--sequence-length is for workload llm and only image is run"),

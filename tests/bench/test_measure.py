@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,17 +35,30 @@ def test_what_is_trained_inside_is_undone(precision: str) -> None:
     assert losses(interrupted=True) == losses(interrupted=False)
 
 
-@pytest.mark.parametrize(("times_s", "num_repeats"), [([1.0, 1.04, 1.0], 2), ([1.0, 1.2, 1.1, 1.1, 1.1], 4)])
-def test_repeats_that_differ_bring_more_up_to_a_cap(monkeypatch: pytest.MonkeyPatch, times_s: list[float], num_repeats: int) -> None:
-    times = iter(times_s)
+@pytest.mark.parametrize(
+    ("times_s", "disturbed", "num_repeats"),
+    [
+        ([1.0, 1.001], "", 2),
+        ([1.0, 1.04, 1.0, 1.0], "", 4),  # the fourth makes the interval narrower than 5 %
+        ([1.0, 2.0] * 4, "", 8),  # the cap
+        ([1.0, 9.0, 1.001], "1", 3),  # the second was disturbed: a third takes its place
+        ([1.0] * 8, "01234567", 8),
+    ],
+)
+def test_repeats_go_on_until_enough_undisturbed_ones_agree_up_to_a_cap(
+    monkeypatch: pytest.MonkeyPatch, times_s: list[float], disturbed: str, num_repeats: int
+) -> None:
+    times, watched = iter(times_s), itertools.count()
 
     def made_up_steps(step: object, num_steps: int, device: torch.device) -> tuple[list[float], torch.Tensor, torch.Tensor]:
         time_s = next(times)
         return [time_s] * num_steps, torch.tensor(time_s), torch.tensor(time_s + 1)
 
     monkeypatch.setattr(measure, "_time_steps", made_up_steps)
+    monkeypatch.setattr(measure.RankWatch, "stop", lambda watch: ["made up"] if str(next(watched)) in disturbed else [])
     report = measure_rank(tiny_case(strategy="single", world_size=1, num_repeats=2, num_warmup_steps=0), rank=0, device=CPU)
     assert len(report.step_times_s) == num_repeats
+    assert [bool(reasons) for reasons in report.disturbances] == [str(index) in disturbed for index in range(num_repeats)]
     assert (report.loss_start, report.loss_end) == pytest.approx((times_s[0], times_s[1] + 1))
 
 

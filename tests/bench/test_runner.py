@@ -15,11 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gpualloc.bench import runner
-from gpualloc.bench.grid import GridCell
-from gpualloc.bench.runner import run_case, run_grid
-from gpualloc.records import BenchCase, Measurement
-from gpualloc.store import ResultsStore
+from gpualloc.bench.runner import run_case
 from tests.bench.cases import NUM_PARAMETERS, tiny_case
 from tests.store.sample_measurements import CPU_ENVIRONMENT
 
@@ -39,7 +35,9 @@ def test_a_single_process() -> None:
     assert (measured.status, measured.reason, measured.backend) == ("ok", None, None)
     assert measured.step_time_s is not None
     assert measured.step_time_s > 0
-    assert 2 <= len(measured.repeat_step_times_s) <= 4
+    assert 1 <= len(measured.repeat_step_times_s) <= 8
+    assert measured.wall_time_s is not None
+    assert measured.wall_time_s > sum(measured.repeat_step_times_s)
     assert (measured.exposed_comm_s, measured.wire_bytes_per_step) == (0, 0)
     assert measured.peak_memory_bytes is not None
     assert 2**26 < measured.peak_memory_bytes < 2**32
@@ -117,34 +115,6 @@ def rank_process(rank: int) -> psutil.Process:
             if len(arguments) > 4 and "gpualloc.bench.worker" in arguments[2] and arguments[4] == str(rank):
                 return process
         time.sleep(0.01)
-
-
-def test_a_grid_keeps_each_measurement_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen_in_store: list[int] = []
-
-    def fake_case(case: BenchCase, **settings: object) -> Measurement:
-        seen_in_store.append(len(store.measurements(run_id)[0]))
-        return Measurement(case=case, status="failed", reason="made up")
-
-    monkeypatch.setattr(runner, "run_case", fake_case)
-    cases = [tiny_case(seed=seed) for seed in range(4)]
-    cells = [GridCell(cases[0], None), GridCell(cases[1], "no such unit"), GridCell(cases[2], None), GridCell(cases[3], None)]
-    done = Measurement(case=cases[2], status="ok", step_time_s=1.0)
-    calls: list[tuple[int, bool]] = []
-    with ResultsStore(tmp_path / "results.sqlite") as store:
-        run_id = store.begin_run(command="test", options={}, environment=CPU_ENVIRONMENT)
-        measurements = run_grid(
-            cells,
-            store=store,
-            run_id=run_id,
-            environment=CPU_ENVIRONMENT,
-            finished={cases[2].key(): done},
-            progress=lambda number, case, measurement: calls.append((number, measurement is not None)),
-        )
-        assert len(store.measurements(run_id)[0]) == 3
-    assert [measurement.status for measurement in measurements] == ["failed", "skipped", "ok", "failed"]
-    assert seen_in_store == [0, 2]
-    assert calls == [(0, False), (0, True), (1, False), (1, True), (2, True), (3, False), (3, True)]
 
 
 def test_the_ranks_die_with_the_command() -> None:

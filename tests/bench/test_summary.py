@@ -44,6 +44,30 @@ def test_a_step_is_as_long_as_its_slowest_rank() -> None:
     assert (measured.loss_start, measured.loss_end, measured.peak_memory_bytes) == (3.0, 2.0, 300)
 
 
+def test_a_repeat_that_any_rank_saw_disturbed_is_left_out() -> None:
+    seen = report(disturbances=[["power brake"], []], notes=["low limit"])
+    measured = summarise(tiny_case(), [report(disturbances=[[], []]), seen], backend="gloo", environment=None)
+    assert measured.repeat_step_times_s == (0.2,)
+    assert measured.compute_time_s == pytest.approx(0.07)
+    assert measured.disturbances == ()
+    assert measured.notes == ("low limit", "1 of 2 repeats left out: power brake")
+
+
+def test_where_all_repeats_were_disturbed_the_figures_say_so() -> None:
+    seen = report(disturbances=[["power brake"], ["a neighbour"]])
+    measured = summarise(tiny_case(), [seen, report()], backend="gloo", environment=None)
+    assert len(measured.repeat_step_times_s) == 2
+    assert measured.disturbances == ("all 2 repeats: power brake",)
+
+
+def test_the_interval_goes_with_the_repeats() -> None:
+    measured = summarise(
+        tiny_case(), [report(step_times_s=[[0.1], [0.2], [0.3]], compute_times_s=[[0.1]] * 3)], backend=None, environment=None
+    )
+    half = 4.303 * 1.2533 * 0.1 / 3**0.5
+    assert (measured.step_time_ci_low_s, measured.step_time_ci_high_s) == pytest.approx((0.2 - half, 0.2 + half), rel=1e-3)
+
+
 def test_exposed_communication_is_not_below_zero() -> None:
     measured = summarise(tiny_case(), [report(compute_times_s=[[1.0], [1.0]])] * 2, backend="gloo", environment=None)
     assert measured.exposed_comm_s == 0

@@ -14,9 +14,10 @@ from typing import IO
 
 import psutil
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from gpualloc.bench import runner
+from gpualloc.bench import isolation, runner
 from gpualloc.cli.app import app
 from gpualloc.records import BenchCase, Measurement, from_json
 from gpualloc.store import ResultsStore
@@ -41,9 +42,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[BenchCase]:
 
     def run_case(case: BenchCase, **settings: object) -> Measurement:
         ran.append(case)
-        return measured(case, 0.1)
+        return measured(case, 0.1, environment=settings["environment"])
 
     monkeypatch.setattr(runner, "run_case", run_case)
+    monkeypatch.setattr(isolation, "why_busy", lambda device: None)  # else what the machine is busy with would be told
     return ran
 
 
@@ -73,6 +75,16 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         (["--timeout-s", "0"], "--timeout-s 0 is out of range"),
         (["--timeout-s", "nan"], "--timeout-s nan is out of range"),
         (["--json", "--csv", "-"], "both print to stdout"),
+        (["--image-size", "300..100"], "--image-size 300..100 is not a range"),
+        (["--pin-memory", "yes"], "--pin-memory 'yes' is unknown; choose on, off or on,off"),
+        (["--precision", "fp61"], "did you mean fp64?"),
+        (["--rounds", "0"], "--rounds 0 is out of range; choose 1 to 100"),
+        (["--on-oom", "halv"], "--on-oom 'halv' is unknown; choose one of mark, halve"),
+        (["--preset", "quik"], "choose one of quick, study, llm; did you mean quick?"),
+        (["--preset", "quick", "--study", "x.yaml"], "--study and --preset both name the cases"),
+        (["--study", "no.yaml"], "study file no.yaml cannot be read"),
+        (["--dry-run", "--resume"], "leave --resume and --csv out"),
+        (["--channels-last", "on", "--workload", "llm"], "--channels-last is for workload image"),
         (["--device", "tpu"], "choose one of cuda, cpu"),
     ],
 )
@@ -147,6 +159,97 @@ def test_resume_without_an_earlier_run_starts_one(made_up: list[BenchCase]) -> N
     done = CliRunner().invoke(app, ["bench", *TINY, "--resume"])
     assert done.exit_code == 0
     assert done.stderr.startswith("nothing to resume")
+
+
+def test_a_dry_run_lists_cases_skips_and_times_and_runs_nothing(made_up: list[BenchCase], store_path: Path) -> None:
+    arguments = ["bench", *TINY, "--hook", "none,torch_bf16", "--channels-last", "off,on", "--dry-run"]
+    printed = CliRunner().invoke(app, arguments)
+    assert printed.exit_code == 0
+    lines = printed.stdout.splitlines()
+    assert lines[1].split()[:5] == ["1", "mobilenet_v2", "32px", "fp32", "single"]
+    assert "skipped: torch refuses its bf16 hook without NCCL, and gloo is what a CPU has" in lines
+    assert "4 cases in about" in printed.stdout
+    assert "2 skipped" in printed.stdout
+    assert printed.stdout.splitlines()[-1] == "estimates: rough guess"
+    planned = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [case["rounds"] for case in planned["cases"]] == [1, 1, 0, 1, 1, 0]
+    assert planned["estimated_minutes"] > 0
+    assert made_up == []
+    assert not store_path.exists()
+
+
+def test_estimates_come_from_the_store_once_it_has_the_case(made_up: list[BenchCase]) -> None:
+    assert CliRunner().invoke(app, ["bench", *TINY, "--strategy", "single"]).exit_code == 0
+    planned = json.loads(CliRunner().invoke(app, ["bench", *TINY, "--strategy", "single,ddp", "--dry-run", "--json"]).stdout)
+    bases = [case["estimate"]["basis"] for case in planned["cases"]]
+    assert bases[0] == "step measured before"
+    assert bases[1] == "scaled from 1 earlier measurements of mobilenet_v2"
+
+
+@pytest.mark.parametrize("width", ["80", "160"])
+def test_the_example_study_is_planned(made_up: list[BenchCase], monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    example = Path(__file__).parents[2] / "examples" / "study.yaml"
+    done = CliRunner().invoke(app, ["bench", "--device", "cpu", "--study", str(example), "--dry-run"])
+    assert done.exit_code == 0
+    assert max(map(len, done.stdout.splitlines())) <= int(width)
+    assert "mobilenet_v2 300px bf16 ddp/gpualloc_bf16 x2 channels_last, 8 per rank" in " ".join(done.stdout.split())
+
+
+def test_options_win_over_the_study_and_a_run_of_several_grids_is_resumed(made_up: list[BenchCase], tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text("""
+strategy = "single"
+steps = 1
+repeats = 1
+warmup-steps = 1
+rounds = 2
+[[grids]]
+model = "mobilenet_v2"
+image_size = [32, "64..96:32"]
+[[grids]]
+model = "gpt_small"
+sequence_length = 16
+""")
+    arguments = ["bench", "--device", "cpu", "--study", str(study), "--precision", "bf16"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    sizes = [case.image_size_px or case.sequence_length for case in made_up]
+    assert sorted(sizes) == [16, 16, 32, 32, 64, 64, 96, 96]
+    assert {case.precision for case in made_up} == {"bf16"}
+    again = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert again.stderr.startswith("going on with run 1, which has 4 finished cases")
+    assert len(made_up) == 8
+    assert CliRunner().invoke(app, [*arguments, "--resume", "--rounds", "3"]).exit_code == 0
+    assert len(made_up) == 12
+
+
+def test_what_the_budget_leaves_out_is_skipped_and_taken_up_by_resume(made_up: list[BenchCase]) -> None:
+    arguments = ["bench", *TINY, "--hook", "none", "--image-size", "32,4096"]
+    short = CliRunner().invoke(app, [*arguments, "--max-minutes", "1"])
+    assert "skipped: budget: did not fit into the 1 minutes; go on with --resume" in short.stdout
+    assert [(case.strategy, case.image_size_px) for case in made_up] == [("single", 32), ("ddp", 32)]
+    assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
+    assert [(case.strategy, case.image_size_px) for case in made_up[2:]] == [("single", 4096), ("ddp", 4096)]
+
+
+def test_a_disturbed_case_is_marked_and_its_notes_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_case(case: BenchCase, **settings: object) -> Measurement:
+        if case.strategy == "single":
+            return measured(case, 0.1, disturbances=("all 3 repeats: GPU 0: power brake",))
+        return measured(case, 0.1, notes=("1 of 3 repeats left out: GPU 0: power brake",))
+
+    monkeypatch.setattr(runner, "run_case", run_case)
+    done = CliRunner().invoke(app, ["bench", *TINY, "--hook", "none"])
+    assert "*100.00" in done.stdout
+    assert "* every repeat was disturbed, not to be compared; the first: all 3 repeats: GPU 0: power brake" in done.stdout
+    assert "mobilenet_v2 32px fp32 ddp/none x2: 1 of 3 repeats left out: GPU 0: power brake" in done.stdout
+
+
+def test_every_option_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "bench.md").read_text()
+    options = [name for parameter in get_command(app).commands["bench"].params for name in parameter.opts if name.startswith("--")]
+    assert len(options) > 30
+    assert [option for option in options if f"`{option}" not in page and option != "--help"] == []
 
 
 def wait_for_line(stream: IO[str] | None, start: str) -> None:
