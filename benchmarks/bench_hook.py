@@ -51,4 +51,5 @@ def test_step_of_100_small_buckets(benchmark: BenchmarkFixture, hook: str) -> No
             torch.cuda.synchronize()
 
     benchmark.group = f"backward with 100 buckets, {DEVICE}"
+    benchmark.extra_info["device"] = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     benchmark.pedantic(step, rounds=100, warmup_rounds=10)

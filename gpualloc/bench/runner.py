@@ -38,7 +38,7 @@ def run_case(
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         backend = _describe_backend(case, has_slices=mps_places is not None)
         try:
-            with started_ranks(folder, [_rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]) as processes:
+            with started_ranks(folder, [rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]) as processes:
                 reports = wait_for_reports(folder, processes, timeout_s=timeout_s)
             measurement = summarise(case, reports, backend=backend, environment=environment)
         except CaseFailedError as error:
@@ -75,7 +75,12 @@ def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
     return f"nccl over loopback TCP, {case.ranks_per_gpu} ranks a GPU ({how})"
 
 
-def _rank_environment(case: BenchCase, rank: int, mps_places: Mapping[str, str] | None) -> dict[str, str]:
+def rank_environment(case: BenchCase, rank: int, mps_places: Mapping[str, str] | None) -> dict[str, str]:
+    """What a rank's process is started with.
+
+    Args:
+        mps_places: of the daemon whose slices the ranks get; None: without one.
+    """
     environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ}  # all ranks are here, whatever the host's name resolves to
     if case.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # torch's PowerSGD hook synchronises any GPU it sees, with the CPU's name

@@ -13,7 +13,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,12 @@ def run_guarded(folder: Path, rank: int, body: Callable[[], None], *, parent_pid
     return 0
 
 
-def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
-    case = order.case
+@contextmanager
+def joined_ranks(folder: Path, rank: int, case: BenchCase, *, timeout_s: float) -> Iterator[torch.device]:
+    """This rank's share of the cores, its device, and, unless the strategy is "single", the default process group of all ranks."""
     num_threads = _claim_cores(case, rank)  # before torch starts its threads
     import torch
     import torch.distributed as dist
-
-    from gpualloc.bench.measure import measure_rank
 
     torch.set_num_threads(num_threads)
     device = _claim_device(case, rank)
@@ -66,12 +66,19 @@ def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
             init_method=f"file://{folder / 'rendezvous'}",  # no port that could be in use
             rank=rank,
             world_size=case.world_size,
-            timeout=datetime.timedelta(seconds=order.timeout_s),
+            timeout=datetime.timedelta(seconds=timeout_s),
             device_id=device if case.device == "cuda" else None,
         )
-    rank_files.write_report(folder, rank, measure_rank(case, rank=rank, device=device, ci_target=order.ci_target))
+    yield device
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:
+    with joined_ranks(folder, rank, order.case, timeout_s=order.timeout_s) as device:
+        from gpualloc.bench.measure import measure_rank
+
+        rank_files.write_report(folder, rank, measure_rank(order.case, rank=rank, device=device, ci_target=order.ci_target))
 
 
 def _claim_cores(case: BenchCase, rank: int) -> int:

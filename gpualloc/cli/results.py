@@ -12,6 +12,7 @@ import typer
 from gpualloc.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from gpualloc.findings import Findings
     from gpualloc.records import Measurement
     from gpualloc.store import Comparison, ResultsStore, Run
 
@@ -35,7 +36,7 @@ def _results(ctx: typer.Context, store: Store = None, as_json: Json = False) -> 
     Examples:
       gpualloc results
       gpualloc results show latest
-      gpualloc results compare 3 4
+      gpualloc results compare 3
     """
     if ctx.invoked_subcommand is None:
         list_runs(store=store, as_json=as_json)
@@ -151,20 +152,66 @@ def export(
 
 @app.command("compare")
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The run to compare with.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The run to judge.")],
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN [RUN]]", help="The run to read (default: the latest); or an old and a new one.")
+    ] = None,
+    min_efficiency: Annotated[
+        float | None, typer.Option(metavar="FRACTION", help="Above this efficiency more ranks pay (default: 0.8).")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the findings as well, as .png, .svg or .pdf.")] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the step times of the same cases in two runs: has B become faster than A?
+    """Read the result: which precision, size, number of GPUs and details pay, with 95 % intervals.
 
-    A verdict is "not certain" where the intervals from the lowest to the highest repeat overlap.
+    With two runs: the same cases in both, has the second become faster than the first? A verdict is "not certain" where the
+    intervals from the lowest to the highest repeat overlap.
 
     \b
     Examples:
-      gpualloc results compare 3 4
+      gpualloc results compare
+      gpualloc results compare 3 --min-efficiency 0.7 --plot findings.png
       gpualloc results compare 3 latest --json
     """
+    names = runs or ["latest"]
+    if len(names) > 2:
+        raise UsageError(f"{len(names)} runs given; name one run to read, or two to compare")
+    if len(names) == 2:
+        if min_efficiency is not None or plot is not None:
+            raise UsageError("--min-efficiency and --plot are for one run and two are given; leave them out, or name one run")
+        _compare_two(names[0], names[1], store, as_json=as_json)
+    else:
+        _read_one(names[0], store, min_efficiency=min_efficiency, plot=plot, as_json=as_json)
+
+
+def _read_one(name: str, store: Path | None, *, min_efficiency: float | None, plot: Path | None, as_json: bool) -> None:
+    from gpualloc import plots
+    from gpualloc.cli.findings_text import print_findings
+    from gpualloc.cli.tables import output_console, print_json
+    from gpualloc.findings import DEFAULT_MIN_EFFICIENCY, find
+    from gpualloc.findings.panels import panels
+
+    bar = DEFAULT_MIN_EFFICIENCY if min_efficiency is None else min_efficiency
+    if not 0 < bar <= 1:
+        raise UsageError(f"--min-efficiency {bar:g} is out of range; choose a fraction above 0, up to 1")
+    if plot is not None:
+        plots.check_plot_path(plot)
+    run, measurements = _read_run(store, name)
+    findings = find(measurements, min_efficiency=bar)
+    if as_json:
+        print_json(_findings_json(run, findings))
+    else:
+        _print_run_line(run)
+        print_findings(findings, output_console())
+    if plot is not None:
+        rows = panels(findings)
+        if not rows:
+            raise UsageError(f"--plot has nothing to draw: run {run.run_id} has no two cases that differ in precision, ranks or a detail")
+        plots.draw(rows, plot)
+        print(f"findings of run {run.run_id} drawn to {plot}", file=sys.stderr)
+
+
+def _compare_two(a: str, b: str, store: Path | None, *, as_json: bool) -> None:
     from gpualloc.cli.tables import output_console, print_comparison, print_json, printable
     from gpualloc.store import compare as compare_measurements
     from gpualloc.store import environment_differences
@@ -258,6 +305,14 @@ def _print_run_line(run: Run) -> None:
 
     command = f"run {run.run_id}, {run.status}, {run.started_at_utc}: {run.command}"
     output_console().print(Text(printable(command) + "\n", style="dim"))
+
+
+def _findings_json(run: Run, findings: Findings) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from gpualloc.findings.words import answers
+
+    return {"run_id": run.run_id, "answers": answers(findings), **asdict(findings)}
 
 
 def _comparison_json(comparison: Comparison, a: Run, b: Run, differences: list[str]) -> dict[str, Any]:

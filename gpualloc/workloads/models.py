@@ -47,6 +47,13 @@ _SPECS = (
         gpt=GptConfig(num_layers=6, num_heads=6, width=384, vocab_size=256),
     ),
     ModelSpec(
+        name="gpt_tiny",
+        workload="llm",
+        description="GPT-2-like decoder on bytes: 2 layers, 128 wide, 0.6 M parameters",
+        default_per_device_batch_size={"cuda": 32, "cpu": 16},
+        gpt=GptConfig(num_layers=2, num_heads=4, width=128, vocab_size=256),
+    ),
+    ModelSpec(
         name="gpt2",
         workload="llm",
         description="GPT-2 as published: 12 layers, 768 wide, vocabulary 50257, 124 M parameters",

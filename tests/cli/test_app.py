@@ -75,7 +75,7 @@ def test_version_says_what_was_built() -> None:
     assert "built for torch" in lines[1] or "not installed" in lines[1]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-such-option"], ["no-such-command"], ["results", "compare", "1"]])
+@pytest.mark.parametrize("arguments", [[], ["--no-such-option"], ["no-such-command"], ["results", "delete"]])
 def test_usage_errors_exit_with_2_and_say_so_on_stderr(arguments: list[str]) -> None:
     done = gpualloc(*arguments)
     assert done.returncode == 2

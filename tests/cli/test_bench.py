@@ -69,7 +69,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         (["--image-size", "100,,200"], "--image-size '100,,200' has an empty entry"),
         (["--gpus", "0"], "this benchmark runs on the CPU"),
         (["--batch-size", "0"], "--batch-size 0 is out of range"),
-        (["--model", "vgg"], "choose one of mobilenet_v2, gpt_small, gpt2"),
+        (["--model", "vgg"], "choose one of mobilenet_v2, gpt_small, gpt_tiny, gpt2"),
         (["--strategy", ""], "has an empty entry"),
         (["--data", "digits", "--workload", "llm"], "data 'digits' is images and the workload is llm"),
         (["--timeout-s", "0"], "--timeout-s 0 is out of range"),

@@ -131,7 +131,7 @@ def test_every_model_names_batch_sizes_for_both_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workload", "model", "allowed"), [("image", "resnet", "mobilenet_v2"), ("llm", "mobilenet_v2", "gpt2, gpt_small")]
+    ("workload", "model", "allowed"), [("image", "resnet", "mobilenet_v2"), ("llm", "mobilenet_v2", "gpt2, gpt_small, gpt_tiny")]
 )
 def test_a_model_that_the_workload_lacks_is_refused(workload: str, model: str, allowed: str) -> None:
     make_case = image_case if workload == "image" else llm_case
