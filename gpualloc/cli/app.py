@@ -12,11 +12,19 @@ from typer.core import TyperGroup
 from gpualloc.cli import results
 from gpualloc.cli.bench import bench
 from gpualloc.cli.doctor import doctor
+from gpualloc.cli.quality import quality
 from gpualloc.errors import GpuallocError
+
+_QUALITY = "bench --quality"
 
 
 class _Commands(TyperGroup):
     """Shows an error as one line on stderr, without a traceback unless --debug asks for it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[:1] == ["bench"] and "--quality" in args:  # other options than those of a benchmark of speed, so a command of its own
+            args = [_QUALITY, *(word for word in args[1:] if word != "--quality")]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -93,6 +101,7 @@ def _global_options(
 
 
 app.command("bench")(bench)
+app.command(_QUALITY, hidden=True)(quality)
 app.add_typer(results.app, name="results")
 app.command("doctor")(doctor)
 

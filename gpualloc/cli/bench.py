@@ -110,6 +110,9 @@ def bench(
 
     What has finished is kept, even if the rest fails or is interrupted.
 
+    With --quality models are trained on real data to a target, to see what a precision or a hook does to the result:
+    gpualloc bench --quality --help.
+
     Examples:
       gpualloc bench
       gpualloc bench --preset study --max-minutes 60 --dry-run

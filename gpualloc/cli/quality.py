@@ -31,6 +31,7 @@ def _out(help: str, *names: str, metavar: str | None = None) -> Any:
 
 
 def quality(
+    ctx: typer.Context,
     workload: Annotated[str | None, _what("image, llm (default: both).")] = None,
     model: Annotated[str | None, _what("Any of gpualloc bench (default: mobilenet_v2; gpt_small, on a CPU gpt_tiny).")] = None,
     image_size: Annotated[str | None, _what("Pixels, one value (default: 64; on a CPU 32).", "PX")] = None,
@@ -53,7 +54,6 @@ def quality(
     read: Annotated[Path | None, _out("Train nothing, show what such a file holds.", metavar="FILE")] = None,
     plot: Annotated[Path | None, _out("Draw the loss curves as well, as .png, .svg or .pdf.", metavar="FILE")] = None,
     as_json: Annotated[bool, _out("Print JSON instead of the table.", "--json")] = False,
-    debug: Annotated[bool, _out("Show what the first failing rank of a training printed.")] = False,
 ) -> None:
     """Train on real small data, over seeds: is it as good in that precision and with that hook, and how much faster?
 
@@ -94,7 +94,7 @@ def quality(
     )
     planned = plan_runs(options, num_gpus=machine.count_gpus())
     environment = machine.detect_environment(options.device)
-    runs = _run(planned, environment, timeout_s=timeout_s, output=output, show_log=_say if debug else None)
+    runs = _run(planned, environment, timeout_s=timeout_s, output=output, show_log=_say if ctx.find_root().params.get("debug") else None)
     _show(Experiment(environment=environment, runs=tuple(runs)), target=target, plot=plot, as_json=as_json)
     statuses = {run.status for run in runs}
     if not statuses & {"ok", "diverged"} or statuses & {"failed", "oom"}:

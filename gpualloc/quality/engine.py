@@ -93,7 +93,7 @@ def summarise(case: BenchCase, learning_rate: float, reports: Sequence[TrainingR
         curve=tuple(curve),
         step_time_s=max(map(step_time_s, reports)),
         train_time_s=max(sum(report.stretch_times_s) for report in reports),
-        wire_bytes_per_step=max(report.wire_bytes_per_step for report in reports),
+        wire_bytes_per_step=reports[0].wire_bytes_per_step,  # alike on all ranks
         nonfinite_steps=max(nonfinite_steps, default=None),
     )
 

@@ -31,7 +31,7 @@ class TrainingReport:
     test_losses: list[float]
     test_accuracies: list[float] | None  # None for text
     stretch_times_s: list[float]  # from one point to the next, the test left out
-    wire_bytes_per_step: int
+    wire_bytes_per_step: int | None
     nonfinite_steps: int | None
 
 
