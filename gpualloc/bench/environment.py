@@ -43,6 +43,15 @@ def count_gpus() -> int:
     return torch.cuda.device_count() if torch.version.cuda is not None else 0
 
 
+def read_device_memory_bytes(device: str) -> int | None:
+    """Of the smallest visible GPU, or what the machine has left for "cpu"; None where it cannot be read."""
+    if device == "cuda":
+        return min(nvml.read_memory_bytes(), default=None)
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def why_no_gpu() -> str:
     """One clause on why torch sees no GPU."""
     import torch

@@ -109,7 +109,9 @@ def _count_forward_flops(case: BenchCase) -> int | None:
                 inputs, targets = torch.empty(1, 3, case.image_size_px, case.image_size_px), torch.zeros(1, dtype=torch.int64)
             else:
                 inputs = targets = torch.zeros(1, case.sequence_length or 1, dtype=torch.int64)
-            compute_loss(build_model(case).eval(), (inputs, targets))  # batch normalisation does not train on one small image
+            compute_loss(
+                build_model(case, device=torch.device("meta")).eval(), (inputs, targets)
+            )  # batch normalisation does not train on one small image
         return int(counter.get_total_flops())
     except Exception:  # a user's model may do anything; the estimate does without
         return None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpualloc import strategies, workloads
 from gpualloc.bench import precision as precisions
 from gpualloc.bench.notation import resolve_gpu_counts
 from gpualloc.bench.options import BenchOptions
 from gpualloc.errors import UsageError
 from gpualloc.records import BenchCase
-from gpualloc.strategies import data_ranks, unsupported_reason
-from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, MODELS, check_data
+from gpualloc.strategies import data_ranks
+from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, check_data, device_memory_reason, find_model, fitting_batch_size
 
 CPU_WORLD_SIZE = 2  # ranks on a machine without GPUs
 
@@ -70,25 +72,26 @@ class _Ranks:
     world_size: int
 
 
-def expand_grids(grids: Sequence[BenchOptions], *, num_gpus: int) -> list[GridCell]:
-    """The cases of several grids, each case once.
+def expand_grids(grids: Sequence[BenchOptions], *, num_gpus: int, device_memory_bytes: int | None = None) -> list[GridCell]:
+    """The cases of several grids, each case once. Arguments as `expand_grid`.
 
     Raises:
         UsageError: as `expand_grid`.
     """
     cells: dict[str, GridCell] = {}
     for options in grids:
-        for cell in expand_grid(options, num_gpus=num_gpus):
+        for cell in expand_grid(options, num_gpus=num_gpus, device_memory_bytes=device_memory_bytes):
             cells.setdefault(cell.case.key(), cell)
     return list(cells.values())
 
 
-def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
+def expand_grid(options: BenchOptions, *, num_gpus: int, device_memory_bytes: int | None = None) -> list[GridCell]:
     """The cases of a grid: for each model, size, batch size, precision and detail first the single process, then the other strategies.
 
     Args:
         options: with all values checked.
         num_gpus: visible GPUs; 0 for a CPU machine.
+        device_memory_bytes: of the GPU, or of the machine: default batch sizes are made to fit it; None: they are the models' own.
 
     Raises:
         UsageError: options that contradict each other, the machine or the data.
@@ -96,12 +99,19 @@ def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
     models = options.chosen_models()
     _check_workload_options(options, models)
     world_sizes = _world_sizes(options, num_gpus)
+    memory_bytes = None if device_memory_bytes is None else device_memory_bytes // _ranks_per_device(options, world_sizes)
     cells = []
-    for model, precision in itertools.product(models, options.precisions):
-        for size, batch_size, details in itertools.product(_sizes(options, model), _batch_sizes(options, model), _details(options, model)):
-            for ranks in _ranks(options, precision, world_sizes):
-                case = _make_case(options, model=model, size=size, batch_size=batch_size, precision=precision, ranks=ranks, details=details)
-                cells.append(GridCell(case, _skip_reason(case, num_gpus)))
+    for model in models:
+        for size in _sizes(options, model):
+            cases = [
+                _make_case(options, model=model, size=size, batch_size=1, precision=precision, ranks=ranks, details=details)
+                for precision, details in itertools.product(options.precisions, _details(options, model))
+                for ranks in _ranks(options, precision, world_sizes)
+            ]
+            for batch_size in options.per_device_batch_sizes or _default_batch_size(options, model, cases, memory_bytes):
+                for case in cases:
+                    case = dataclasses.replace(case, per_device_batch_size=batch_size)
+                    cells.append(GridCell(case, _skip_reason(case, num_gpus, memory_bytes)))
     _check_data_of([cell.case for cell in cells])
     return cells
 
@@ -109,7 +119,7 @@ def expand_grid(options: BenchOptions, *, num_gpus: int) -> list[GridCell]:
 def _make_case(
     options: BenchOptions, *, model: str, size: int, batch_size: int, precision: str, ranks: _Ranks, details: Mapping[str, Any]
 ) -> BenchCase:
-    defaults, workload = _defaults(options), MODELS[model].workload
+    defaults, workload = _defaults(options), options.workload_of(model)
     return BenchCase(
         workload=workload,
         model=model,
@@ -144,7 +154,7 @@ def _details(options: BenchOptions, model: str) -> list[dict[str, Any]]:
         "grad_accum_steps": options.grad_accum_steps,
         "activation_checkpointing": options.activation_checkpointing,
     }
-    if MODELS[model].workload != "image":
+    if options.workload_of(model) != "image":
         asked.update(dict.fromkeys(_DETAILS_OF_IMAGES))
     axes = {name: values for name, values in asked.items() if values is not None}
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -162,16 +172,28 @@ def _or(value: int | None, default: int) -> int:
 
 def _sizes(options: BenchOptions, model: str) -> tuple[int, ...]:
     defaults = _defaults(options)
-    if MODELS[model].workload == "image":
+    if options.workload_of(model) == "image":
         return options.image_sizes_px or defaults.image_sizes_px
     return options.sequence_lengths or defaults.sequence_lengths
 
 
-def _batch_sizes(options: BenchOptions, model: str) -> tuple[int, ...]:
-    if options.per_device_batch_sizes is not None:
-        return options.per_device_batch_sizes
-    spec, defaults = MODELS[model], _defaults(options).per_device_batch_sizes
-    return (spec.default_per_device_batch_size[options.device] if defaults is None else defaults[spec.workload],)
+def _default_batch_size(options: BenchOptions, model: str, cases: Sequence[BenchCase], memory_bytes: int | None) -> tuple[int]:
+    """One for all cases of a model and size, so that they can be compared: what fits in each that fits at all."""
+    spec, slow = find_model(model), _defaults(options).per_device_batch_sizes
+    size = spec.default_per_device_batch_size[options.device] if slow is None else slow[cases[0].workload]
+    if memory_bytes is None:
+        return (size,)
+    fitting = {fitting_batch_size(case, device_memory_bytes=memory_bytes, num_shards=_num_shards(case)) for case in cases}
+    return (min([size, *(fitting - {0})]),)
+
+
+def _num_shards(case: BenchCase) -> int:
+    """Ranks among which the model is divided."""
+    return 1 if case.strategy in strategies.WHOLE_MODEL else max(1, case.world_size // strategies.num_copies(case))
+
+
+def _ranks_per_device(options: BenchOptions, world_sizes: tuple[int, ...]) -> int:
+    return options.ranks_per_gpu if options.device == "cuda" else max(world_sizes)
 
 
 def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) -> list[_Ranks]:
@@ -203,10 +225,16 @@ def _world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
     return tuple(count * options.ranks_per_gpu for count in counts)
 
 
-def _skip_reason(case: BenchCase, num_gpus: int) -> str | None:
-    if case.pin_memory and case.device == "cpu":
-        return "pinned memory speeds up copies to a GPU, and this case runs on the CPU"
-    return precisions.unsupported_reason(case.precision, case.device) or unsupported_reason(case, num_gpus=num_gpus)
+def _skip_reason(case: BenchCase, num_gpus: int, memory_bytes: int | None) -> str | None:
+    if memory_bytes is not None:
+        reason = device_memory_reason(case, device_memory_bytes=memory_bytes, num_shards=_num_shards(case))
+        if reason is not None:
+            return reason
+    return (
+        precisions.unsupported_reason(case.precision, case.device)
+        or workloads.unsupported_reason(case)
+        or strategies.unsupported_reason(case, num_gpus=num_gpus)
+    )
 
 
 def _check_ranks_are_used(options: BenchOptions) -> None:
@@ -218,14 +246,14 @@ def _check_ranks_are_used(options: BenchOptions) -> None:
 
 
 def _check_workload_options(options: BenchOptions, models: list[str]) -> None:
-    workloads = {MODELS[model].workload for model in models}
+    chosen = {options.workload_of(model) for model in models}
     for option, value, workload in (
         ("--image-size", options.image_sizes_px, "image"),
         ("--channels-last", options.channels_last, "image"),
         ("--sequence-length", options.sequence_lengths, "llm"),
     ):
-        if value is not None and workload not in workloads:
-            raise UsageError(f"{option} is for workload {workload} and only {', '.join(workloads)} is run; add it or leave {option} out")
+        if value is not None and workload not in chosen:
+            raise UsageError(f"{option} is for workload {workload} and only {', '.join(chosen)} is run; add it or leave {option} out")
 
 
 def _check_data_of(cases: list[BenchCase]) -> None:

@@ -14,7 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from gpualloc.bench import nvml
 from gpualloc.bench import precision as precisions
 from gpualloc.bench.interval import is_tight
 from gpualloc.bench.isolation import RankWatch
+from gpualloc.bench.preparation import prepare_model
 from gpualloc.bench.rank_files import DEFAULT_CI_TARGET, RankReport
 from gpualloc.comm import HookStats
 from gpualloc.records import BenchCase
-from gpualloc.strategies.wrapped import Wrapped
-from gpualloc.workloads import build_model, count_prefetched_batches, make_optimizer, open_batches
+from gpualloc.strategies.wrapped import Batch, Wrapped
+from gpualloc.workloads import count_prefetched_batches, make_optimizer, open_batches
 
 _MAX_REPEATS_FACTOR = 4  # times the repeats asked for, where their interval is wide or some were disturbed
 _EXTRA_REPEATS_UNTIL_S = 10.0  # after the first timed step: a slow case is not made twice as long
@@ -50,25 +51,38 @@ class Trainer:
         torch.manual_seed(case.seed + rank)  # dropout: other masks on every rank
         self.case = case
         self.device = device
-        self.wrapped = strategies.wrap(case, precisions.convert_model(build_model(case), case.precision), device)
+        self.wrapped = strategies.wrap(case, prepare_model(case, device), device)
         self.optimizer = make_optimizer(case, self.wrapped.model.parameters())
         self.scaler = precisions.make_scaler(case.precision, device.type)
         if self.wrapped.is_sharded:  # torch's scaler that skips a step on all ranks if one rank must
             self.scaler = ShardedGradScaler(device.type, enabled=self.scaler.is_enabled())
 
-    def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        """One training step, queued on the current stream. Returns its loss, a scalar on the device."""
-        precision = self.case.precision
-        inputs, targets = (precisions.convert_input(part.to(self.device, non_blocking=True), precision) for part in next(batches))
+    def step(self, batches: Iterator[Batch]) -> Tensor:
+        """One optimizer step, queued on the current stream. Returns the mean loss of its batches, a scalar on the device."""
+        num_batches = self.case.grad_accum_steps
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.wrapped.forward_backward(
-            (inputs, targets), autocast=lambda: precisions.autocast(precision, self.device.type), scale=self.scaler.scale
-        )
+        no_sync = self.wrapped.no_sync or nullcontext
+        losses = []
+        for index in range(num_batches):
+            with no_sync() if index < num_batches - 1 else nullcontext():
+                losses.append(
+                    self.wrapped.forward_backward(
+                        self._to_device(next(batches)),
+                        autocast=lambda: precisions.autocast(self.case.precision, self.device.type),
+                        scale=lambda loss: self.scaler.scale(loss / num_batches if num_batches > 1 else loss),
+                    )
+                )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss
+        return losses[0] if num_batches == 1 else torch.stack(losses).mean()
 
-    def warm_up(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def _to_device(self, batch: Batch) -> Batch:
+        inputs, targets = (
+            precisions.convert_input(part.to(self.device, non_blocking=self.case.non_blocking), self.case.precision) for part in batch
+        )
+        return (inputs.contiguous(memory_format=torch.channels_last) if self.case.channels_last else inputs), targets
+
+    def warm_up(self, batches: Iterator[Batch]) -> None:
         """The case's warm-up, then on until a step is not skipped, which lacks the optimiser, and until the hook has made up its mind."""
         scale = self.scaler.get_scale()
         for _ in range(self.case.num_warmup_steps):
@@ -87,19 +101,24 @@ class Trainer:
     @contextmanager
     def state_put_back(self) -> Iterator[None]:
         """Whatever is trained inside is undone: parameters, buffers, optimiser, loss scale and generators. The copy is on the host."""
-        parts: tuple[Any, ...] = (self.wrapped.model, self.optimizer, self.scaler)
+        model = self.wrapped.model
+        parts: tuple[Any, ...] = (self.optimizer, self.scaler)
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        trained = {name: value for name, value in model.state_dict().items() if name not in frozen}
         checkpoint = io.BytesIO()
-        torch.save([part.state_dict() for part in parts], checkpoint)
+        torch.save([trained, *(part.state_dict() for part in parts)], checkpoint)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             yield
         checkpoint.seek(0)
-        for part, state in zip(parts, torch.load(checkpoint, map_location="cpu"), strict=True):
+        trained, *states = torch.load(checkpoint, map_location="cpu")
+        model.load_state_dict(trained, strict=False)
+        for part, state in zip(parts, states, strict=True):
             part.load_state_dict(state)
 
 
 def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target: float = DEFAULT_CI_TARGET) -> RankReport:
     """Trains and times the case on this rank. The default process group exists unless all is in one process."""
-    pin_memory = device.type == "cuda"
+    pin_memory = device.type == "cuda" if case.pin_memory is None else case.pin_memory
     trainer = Trainer(case, rank=rank, device=device)
     data_case, data_rank = strategies.data_of(case, rank)
     batches = open_batches(data_case, rank=data_rank, pin_memory=pin_memory)
@@ -112,10 +131,10 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target:
     watch = RankWatch(gpu_uuid=_uuid(device), ranks_per_gpu=case.ranks_per_gpu, num_ranks=strategies.num_processes(case))
     losses: list[float] = []
     num_skipped = 0
-    num_read_ahead = count_prefetched_batches(data_case)
+    num_read_ahead = math.ceil(count_prefetched_batches(data_case) / case.grad_accum_steps)
     peak_memory_bytes = 0
     clocks = nvml.Clocks(sm_clock_mhz=None, mem_clock_mhz=None)
-    compute_batches: Iterator[tuple[Tensor, Tensor]] | None = None
+    compute_batches: Iterator[Batch] | None = None
     started_s = time.monotonic()
     while _wants_repeat(case, step_times_s, list(map(bool, disturbances)), time.monotonic() - started_s, device, ci_target):
         for _ in range(num_read_ahead):
@@ -158,7 +177,7 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target:
     )
 
 
-def _time_compute(trainer: Trainer, batches: Iterator[tuple[Tensor, Tensor]], num_read_ahead: int) -> list[float]:
+def _time_compute(trainer: Trainer, batches: Iterator[Batch], num_read_ahead: int) -> list[float]:
     num_steps = trainer.case.num_steps
     assert trainer.wrapped.no_sync is not None
     with trainer.state_put_back(), trainer.wrapped.no_sync():
@@ -258,6 +277,6 @@ def _checksum(model: nn.Module) -> str:
     sums = []
     for parameter in model.parameters():
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        bits = torch.int64 if local.element_size() == 8 else torch.int32
+        bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[local.element_size()]
         sums.append(int(local.detach().view(bits).sum(dtype=torch.int64)))
     return " ".join(map(str, sums))

@@ -76,6 +76,11 @@ def read_compute_capabilities() -> list[tuple[int, int]]:
     return _ask(read) or []
 
 
+def read_memory_bytes() -> list[int]:
+    """Memory of each visible GPU, in torch's order; [] without NVML."""
+    return _ask(lambda nvml: [int(nvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in _visible_handles(nvml)]) or []
+
+
 def read_clocks(uuid: str) -> Clocks:
     """Current clocks of the GPU or MIG slice with this UUID, as torch writes it: without "GPU-" or "MIG-" before it."""
 

@@ -11,11 +11,9 @@ from gpualloc.bench.environment import DEVICES
 from gpualloc.bench.precision import PRECISIONS
 from gpualloc.errors import UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
-from gpualloc.workloads import MODELS
+from gpualloc.workloads import MODELS, OPTIMIZERS, TUNINGS, find_model
 
 WORKLOADS = ("image", "llm")
-OPTIMIZERS = ("sgd", "adamw")
-TUNINGS = ("full", "lora")
 DEFAULT_STRATEGIES = ("single", "ddp")
 _DEFAULT_MODELS = ("mobilenet_v2", "gpt_small")
 _MAX_BATCH_SIZE = 2**20
@@ -66,7 +64,7 @@ class BenchOptions:
     def __post_init__(self) -> None:
         _check_names("--device", (self.device,), DEVICES)
         _check_names("--workload", self.workloads, WORKLOADS)
-        _check_names("--model", self.models, MODELS)
+        _check_names("--model", [name for name in self.models or () if ":" not in name], MODELS)
         _check_names("--precision", self.precisions, PRECISIONS)
         _check_names("--strategy", self.strategies, STRATEGIES)
         _check_names("--hook", self.hooks, HOOKS)
@@ -92,25 +90,31 @@ class BenchOptions:
     def chosen_models(self) -> list[str]:
         """Names of the models to run, workload by workload.
 
-        `--model` and `--data` imply their workload where `--workload` is not given.
+        `--model` and `--data` imply their workload where `--workload` is not given; a model of one's own is then an image model.
 
         Raises:
-            UsageError: a model of a workload that was not chosen.
+            UsageError: a model of a workload that was not chosen, or one that cannot be imported.
         """
-        if self.workloads is not None:
-            workloads = self.workloads
-        elif self.models is not None:
-            workloads = tuple(dict.fromkeys(MODELS[name].workload for name in self.models))
-        else:
-            workloads = _workloads_of_data(self.data)
-        for name in self.models or ():
-            if MODELS[name].workload not in workloads:
-                raise UsageError(
-                    f"--model {name} is of workload {MODELS[name].workload} and the workload is {', '.join(workloads)}; "
-                    f"choose one of {', '.join(model for model in MODELS if MODELS[model].workload in workloads)}"
-                )
-        models = self.models or _DEFAULT_MODELS
-        return [name for workload in workloads for name in models if MODELS[name].workload == workload]
+        if self.models is None:
+            workloads = self.workloads or _workloads_of_data(self.data)
+            return [name for workload in workloads for name in _DEFAULT_MODELS if MODELS[name].workload == workload]
+        return [name for workload in WORKLOADS for name in self.models if self.workload_of(name) == workload]
+
+    def workload_of(self, model: str) -> str:
+        """ "image" or "llm".
+
+        Raises:
+            UsageError: as `chosen_models`.
+        """
+        if self.workloads is None:
+            return find_model(model).workload
+        if model in MODELS and MODELS[model].workload not in self.workloads:
+            raise UsageError(
+                f"--model {model} is of workload {MODELS[model].workload} and the workload is {', '.join(self.workloads)}; "
+                f"choose one of {', '.join(name for name in MODELS if MODELS[name].workload in self.workloads)}"
+            )
+        only = self.workloads[0] if len(self.workloads) == 1 and model not in MODELS else None
+        return find_model(model, workload=only).workload
 
 
 def _workloads_of_data(data: str) -> tuple[str, ...]:

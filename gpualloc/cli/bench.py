@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpualloc.bench.precision import PRECISIONS
 from gpualloc.errors import GpuallocError, StoreError, UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
-from gpualloc.workloads import MODELS
+from gpualloc.workloads import MODELS, OPTIMIZERS, TUNINGS
 
 if TYPE_CHECKING:
     from gpualloc.bench.grid import GridCell
@@ -51,11 +52,13 @@ def bench(
     dry_run: Annotated[bool, _which("Print the cases, what is skipped and why, and how long it takes; run nothing.", None)] = False,
     max_minutes: Annotated[float | None, _which("A budget: the most informative cases that fit, first.", "MINUTES")] = None,
     workload: Annotated[str | None, _what("image, llm (default: both, or the one the data and the model are for).")] = None,
-    model: Annotated[str | None, _what(f"{', '.join(MODELS)} (default: the first two).")] = None,
+    model: Annotated[
+        str | None, _what(f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:factory (default: mobilenet_v2, gpt_small).")
+    ] = None,
     image_size: Annotated[str | None, _what("Pixels (default: 100,300; on a CPU 100,200).")] = None,
     sequence_length: Annotated[str | None, _what("Tokens (default: 256; on a CPU 128).")] = None,
     batch_size: Annotated[str | None, _what("Samples per rank and step (default: by model and device).")] = None,
-    precision: Annotated[str | None, _what("fp64, fp32, fp16, bf16 (default: fp32).")] = None,
+    precision: Annotated[str | None, _what(f"{', '.join(PRECISIONS)} (default: fp32).")] = None,
     strategy: Annotated[str | None, _what(f"{', '.join(STRATEGIES)} (default: single,ddp).")] = None,
     hook: Annotated[
         str | None, _what(f"Gradient hooks of ddp: {', '.join(HOOKS)} (default: none and both fp16 ones; for bf16 both bf16 ones).")
@@ -63,8 +66,10 @@ def bench(
     data: Annotated[
         str | None, _what("synthetic (default), digits, a folder of class/image files, or a text file or folder.", "NAME|PATH")
     ] = None,
-    tuning: Annotated[str | None, _detail("full, lora (default: full).", "LIST")] = None,
-    optimizer: Annotated[str | None, _detail("sgd, adamw (default: sgd for images, adamw for language models).", "LIST")] = None,
+    tuning: Annotated[str | None, _detail(f"{', '.join(TUNINGS)} (default: full).", "LIST")] = None,
+    optimizer: Annotated[
+        str | None, _detail(f"{', '.join(OPTIMIZERS)} (default: sgd for images, adamw for language models).", "LIST")
+    ] = None,
     pin_memory: Annotated[str | None, _detail("Batches in pinned host memory (default: on where there is a GPU).")] = None,
     non_blocking: Annotated[str | None, _detail("Copies of batches that the host does not wait for (default: on).")] = None,
     num_workers: Annotated[str | None, _detail("Processes that read data, per rank (default: by data and cores).", "LIST")] = None,
@@ -152,7 +157,8 @@ def bench(
     settings = make_settings(
         grids[0].device, **{**asked_settings, **{name: value for name, value in given_settings.items() if value is not None}}
     )
-    cells = expand_grids(grids, num_gpus=machine.count_gpus())
+    memory_bytes = machine.read_device_memory_bytes(grids[0].device)
+    cells = expand_grids(grids, num_gpus=machine.count_gpus(), device_memory_bytes=memory_bytes)
     environment = machine.detect_environment(grids[0].device)
     path = store or default_store_path()
     if dry_run:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from gpualloc.strategies.layout import ONE_PROCESS, data_of, data_ranks, num_processes
+from gpualloc.strategies.layout import ONE_PROCESS, WHOLE_MODEL, data_of, data_ranks, num_copies, num_processes
 from gpualloc.strategies.limits import unsupported_reason
 
 if TYPE_CHECKING:
@@ -41,14 +41,25 @@ HOOKS = (
     "gpualloc_int8",
 )
 
-__all__ = ["HOOKS", "ONE_PROCESS", "STRATEGIES", "data_of", "data_ranks", "num_processes", "unsupported_reason", "wrap"]
+__all__ = [
+    "HOOKS",
+    "ONE_PROCESS",
+    "STRATEGIES",
+    "WHOLE_MODEL",
+    "data_of",
+    "data_ranks",
+    "num_copies",
+    "num_processes",
+    "unsupported_reason",
+    "wrap",
+]
 
 
 def wrap(case: BenchCase, model: torch.nn.Module, device: torch.device) -> Wrapped:
     """This rank's part of the model, on `device`, wrapped as the case's strategy and hook ask.
 
     Args:
-        model: the whole model on the CPU, with the same weights on every rank; it is taken apart.
+        model: the whole one, with the same weights on every rank; on the device for WHOLE_MODEL, else on the CPU and taken apart.
 
     Raises:
         KeyError: the strategy or the hook is not registered (the grid refuses those before).

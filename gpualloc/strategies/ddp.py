@@ -78,7 +78,8 @@ def _register_powersgd(ddp_model: DistributedDataParallel, gradients: list[nn.Pa
 @contextmanager
 def _without_sync(ddp_model: DistributedDataParallel) -> Iterator[None]:
     """DDP's no_sync, which alone would still broadcast the buffers in the first forward inside and not in the first one after."""
+    before = ddp_model.require_forward_param_sync  # False inside another such block
     ddp_model.require_forward_param_sync = False
     with ddp_model.no_sync():
         yield
-    ddp_model.require_forward_param_sync = True
+    ddp_model.require_forward_param_sync = before

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from gpualloc.strategies.layout import NUM_REPLICAS, num_microbatches, num_stages
-from gpualloc.workloads.models import MODELS
+from gpualloc.strategies.layout import NUM_REPLICAS, WHOLE_MODEL, num_microbatches, num_stages
+from gpualloc.workloads.models import GptConfig, LlamaConfig, find_model
 
 if TYPE_CHECKING:
     from gpualloc.records import BenchCase
@@ -20,7 +20,7 @@ def unsupported_reason(case: BenchCase, *, num_gpus: int) -> str | None:
     Args:
         num_gpus: visible GPUs; 0 on a CPU machine.
     """
-    reason = _hook_reason(case)
+    reason = _hook_reason(case) or _detail_reason(case)
     if reason is None and case.strategy in _REASONS:
         reason = _REASONS[case.strategy](case, num_gpus)
     return reason
@@ -42,6 +42,21 @@ def _hook_reason(case: BenchCase) -> str | None:
     return None
 
 
+def _detail_reason(case: BenchCase) -> str | None:
+    if case.strategy in WHOLE_MODEL - {"data_parallel"}:
+        return None
+    if case.compile:
+        return f"torch.compile is measured where a rank has the whole model, and {case.strategy} takes it apart or copies it"
+    if case.precision == "fp8":
+        return f"fp8 is measured where a rank has the whole model, and {case.strategy} takes it apart or copies it"
+    return None
+
+
+def _transformer_of_tokens(case: BenchCase) -> GptConfig | LlamaConfig | None:
+    spec = find_model(case.model, workload=case.workload)
+    return spec.gpt or spec.llama
+
+
 def _data_parallel_reason(case: BenchCase, num_gpus: int) -> str | None:
     if case.device == "cpu":
         return "DataParallel spreads a batch over GPUs; on a CPU it is the model itself, measure single"
@@ -55,6 +70,8 @@ def _data_parallel_reason(case: BenchCase, num_gpus: int) -> str | None:
 def _fsdp_reason(case: BenchCase, num_gpus: int) -> str | None:
     if case.channels_last:
         return "FSDP2 shards contiguous parameters only, channels-last weights are not"
+    if case.tuning == "lora" and case.precision in ("fp16", "bf16"):
+        return f"FSDP2 gathers parameters of one type, and LoRA in {case.precision} has FP32 adapters beside half weights; measure pure_{case.precision}"
     return None
 
 
@@ -65,11 +82,13 @@ def _hsdp_reason(case: BenchCase, num_gpus: int) -> str | None:
 def _tensor_parallel_reason(case: BenchCase, num_gpus: int) -> str | None:
     if case.world_size < 2:
         return "tensor parallelism splits layers over two ranks or more"
-    config = MODELS[case.model].gpt
+    config = _transformer_of_tokens(case)
     if config is None:
         return f"there is no tensor-parallel plan for {case.model}, only for transformers that read tokens"
-    if config.num_heads % case.world_size != 0:
-        return f"{case.model} has {config.num_heads} attention heads, which {case.world_size} ranks cannot share equally"
+    num_heads = config.num_kv_heads if isinstance(config, LlamaConfig) else config.num_heads
+    if num_heads % case.world_size != 0:
+        kind = "key-value" if isinstance(config, LlamaConfig) else "attention"
+        return f"{case.model} has {num_heads} {kind} heads, which {case.world_size} ranks cannot share equally"
     if case.tuning != "full":
         return f"the tensor-parallel plan is for the model's own layers, not for tuning {case.tuning}"
     return None
@@ -78,8 +97,10 @@ def _tensor_parallel_reason(case: BenchCase, num_gpus: int) -> str | None:
 def _pipeline_reason(case: BenchCase, num_gpus: int) -> str | None:
     if case.world_size < 2:
         return "a pipeline has two stages or more, each a rank"
-    config = MODELS[case.model].gpt
+    config = _transformer_of_tokens(case)
     num_parts = config.num_layers + 2 if config is not None else _NUM_PARTS.get(case.model)
+    if case.tuning != "full":
+        return f"a pipeline is cut from the model's own layers, not for tuning {case.tuning}"
     if num_parts is None:
         return f"there is no way to cut {case.model} into stages"
     if num_parts < num_stages(case):

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gpualloc.records import BenchCase
 from gpualloc.workloads.images import choose_num_workers, open_image_batches
-from gpualloc.workloads.synthetic import open_synthetic_batches
+from gpualloc.workloads.models import find_model
+from gpualloc.workloads.synthetic import open_synthetic_batches, open_user_batches
 from gpualloc.workloads.text import open_text_batches
 
 _PREFETCH_FACTOR = 2  # batches a reader process works ahead: DataLoader's default
@@ -24,6 +25,8 @@ def open_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tu
         UsageError: the data cannot be used.
         GpuallocError: here or from the iterator, naming a file that cannot be read.
     """
+    if find_model(case.model, workload=case.workload).is_user_model:
+        return open_user_batches(case, rank=rank, pin_memory=pin_memory)
     if case.data == "synthetic":
         return open_synthetic_batches(case, rank=rank, pin_memory=pin_memory)
     if case.workload == "image":
@@ -33,6 +36,5 @@ def open_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tu
 
 def count_prefetched_batches(case: BenchCase) -> int:
     """Batches that readers may have ready after a pause: so many steps later a step waits for reading as it does in a long run."""
-    if case.data == "synthetic" or case.workload != "image":
-        return 0
-    return _PREFETCH_FACTOR * choose_num_workers(case)
+    reads_images = case.data != "synthetic" and case.workload == "image"
+    return _PREFETCH_FACTOR * (choose_num_workers(case) if reads_images else case.num_workers or 0)

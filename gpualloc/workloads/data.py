@@ -12,7 +12,7 @@ from gpualloc.workloads.files import check_image_headers, find_images, find_text
 from gpualloc.workloads.models import find_model
 
 SYNTHETIC_NUM_CLASSES = 10  # that occur; the model keeps ImageNet's 1000 outputs, so that its gradient has the size it is known by
-_IMAGENET_NUM_CLASSES = 1000
+IMAGENET_NUM_CLASSES = 1000
 SYNTHETIC_NUM_BATCHES = 8  # distinct ones per rank, used in turn
 _SYNTHETIC_POOL_BYTES = 256 * 2**20  # per rank; where one batch is larger than that, one batch and a few samples
 _DIGITS_NUM_SAMPLES = 1797  # of sklearn.datasets.load_digits
@@ -26,7 +26,7 @@ _MAX_HEADERS_CHECKED = 64  # images, spread over the folder
 class DataInfo:
     """The data of a case."""
 
-    num_classes: int  # classes of images, or the model's vocabulary
+    num_classes: int | None  # classes of images, or the model's vocabulary; None: the user's model knows
     num_samples: int  # over all ranks: images, or windows of sequence_length + 1 tokens that do not overlap
     description: str  # for tables
 
@@ -38,17 +38,22 @@ def describe_data(case: BenchCase) -> DataInfo:
         UsageError: a path cannot be read, or the model is unknown.
     """
     spec = find_model(case.model, workload=case.workload)
-    if spec.gpt is not None:
+    if spec.is_user_model:
+        if case.data != "synthetic":
+            raise UsageError(f"model {case.model!r} makes its own batches and the data is {case.data!r}; leave the data out")
+        num_samples = SYNTHETIC_NUM_BATCHES * case.per_device_batch_size * case.world_size
+        return DataInfo(num_classes=None, num_samples=num_samples, description=f"made by {case.model}")
+    if spec.vocab_size is not None:
         if case.data == "synthetic":
             per_rank = synthetic_pool_samples(case)
             num_samples, description = per_rank * case.world_size, f"synthetic, {per_rank:,} sequences per rank"
         else:
             num_samples = _count_windows(case.data, sequence_length=case.sequence_length)
             description = f"{_last_name(case.data)}, {num_samples:,} windows of {case.sequence_length} tokens"
-        return DataInfo(num_classes=spec.gpt.vocab_size, num_samples=num_samples, description=description)
+        return DataInfo(num_classes=spec.vocab_size, num_samples=num_samples, description=description)
 
     if case.data == "synthetic":
-        per_rank, num_classes = synthetic_pool_samples(case), _IMAGENET_NUM_CLASSES
+        per_rank, num_classes = synthetic_pool_samples(case), IMAGENET_NUM_CLASSES
         num_samples, images = per_rank * case.world_size, f"synthetic, {per_rank:,} images per rank"
     elif case.data == "digits":
         num_samples, num_classes = _DIGITS_NUM_SAMPLES, _DIGITS_NUM_CLASSES

@@ -1,27 +1,22 @@
-"""Image data read through a torch DataLoader: scikit-learn's digits, or a folder of class/image files.
-
-A data set takes the indices of a whole batch, so that there is one place where work per batch can be done at once.
-"""
+"""Image data read through a torch DataLoader: scikit-learn's digits, or a folder of class/image files."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, Dataset, DistributedSampler
 
 from gpualloc.errors import GpuallocError
 from gpualloc.records import BenchCase
 from gpualloc.workloads.data import require_samples
 from gpualloc.workloads.files import IMAGE_FORMATS, describe_unreadable_image, find_images, missing_package
-from gpualloc.workloads.seeds import derive_seed, make_generator
-
-Batch: TypeAlias = tuple[Tensor, Tensor]
+from gpualloc.workloads.loading import Batch, read_batches
+from gpualloc.workloads.seeds import derive_seed
 
 # Per-channel mean and standard deviation of ImageNet, the usual normalisation (torchvision's models page).
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -118,15 +113,8 @@ def open_image_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Itera
         seed=derive_seed(case.seed, "order"),
         drop_last=True,
     )
-    loader: DataLoader[Batch | GpuallocError] = DataLoader(
-        dataset,
-        sampler=EndlessBatches(sampler, batch_size=case.per_device_batch_size),
-        batch_size=None,  # the sampler makes the batches
-        num_workers=choose_num_workers(case),
-        pin_memory=pin_memory,
-        generator=make_generator(case.seed, "workers", rank),  # else the loader draws from the global generator
-    )
-    return _raise_errors(loader)
+    batches = EndlessBatches(sampler, batch_size=case.per_device_batch_size)
+    return read_batches(dataset, batches, case, rank=rank, num_workers=choose_num_workers(case), pin_memory=pin_memory)
 
 
 class EndlessBatches:
@@ -145,19 +133,13 @@ class EndlessBatches:
 
 
 def choose_num_workers(case: BenchCase) -> int:
-    """Reader processes per rank: on a GPU machine the cores are shared among the ranks and each training loop keeps one.
+    """Reader processes per rank: the case's, else on a GPU machine the cores are shared among the ranks and each training loop keeps one.
 
     On a CPU there are none: training uses every core already, and readers would slow down what is being measured.
     """
+    if case.num_workers is not None:
+        return case.num_workers
     if case.device == "cpu":
         return 0
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(_MAX_WORKERS, num_cores // case.world_size - 1))
-
-
-def _raise_errors(loader: DataLoader[Batch | GpuallocError]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, GpuallocError):
-            raise batch
-        inputs, targets = batch
-        yield inputs, targets

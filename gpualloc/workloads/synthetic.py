@@ -11,23 +11,54 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from gpualloc.records import BenchCase
-from gpualloc.workloads.data import SYNTHETIC_NUM_BATCHES, SYNTHETIC_NUM_CLASSES, describe_data, synthetic_pool_samples, synthetic_stride
+from gpualloc.workloads.data import SYNTHETIC_NUM_BATCHES, SYNTHETIC_NUM_CLASSES, synthetic_pool_samples, synthetic_stride
+from gpualloc.workloads.loading import Batch, read_batches
+from gpualloc.workloads.models import find_model
 from gpualloc.workloads.seeds import make_generator
+from gpualloc.workloads.user_model import make_user_batches
 
 _PATTERN_SIZE_PX = 4  # side of the random pattern that, enlarged, marks a class
 _ALPHABET_SIZE = 64  # tokens that occur; the first thing a model learns
 _NUM_SUCCESSORS = 4  # equally likely next tokens: below ln 4 = 1.39 a model has learnt the batches by heart
 
 
-def open_synthetic_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """`SYNTHETIC_NUM_BATCHES` distinct batches in turn, for ever; they are views of one pool and must not be written to."""
+def open_synthetic_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[Batch]:
+    """`SYNTHETIC_NUM_BATCHES` distinct batches in turn, for ever; they are views of one pool and must not be written to.
+
+    Where the case gives a number of workers, a DataLoader copies them from the pool instead: the path of real data without its decoding.
+    """
     make_pool = _make_images if case.workload == "image" else _make_tokens
-    inputs, targets = make_pool(case, rank=rank, pin_memory=pin_memory)
-    starts = [i * synthetic_stride(case) for i in range(SYNTHETIC_NUM_BATCHES)]
-    size = case.per_device_batch_size
-    return itertools.cycle([(inputs[start : start + size], targets[start : start + size]) for start in starts])
+    has_loader = case.num_workers is not None
+    pool = _Pool(case, *make_pool(case, rank=rank, pin_memory=pin_memory and not has_loader))
+    order = itertools.cycle(range(SYNTHETIC_NUM_BATCHES))
+    if case.num_workers is not None:
+        return read_batches(pool, order, case, rank=rank, num_workers=case.num_workers, pin_memory=pin_memory)
+    return itertools.cycle([pool.view(number) for number in range(SYNTHETIC_NUM_BATCHES)])
+
+
+def open_user_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[Batch]:
+    """`SYNTHETIC_NUM_BATCHES` batches of the user's model in turn, for ever."""
+    batches = make_user_batches(case, count=SYNTHETIC_NUM_BATCHES, generator=make_generator(case.seed, "batches", rank))
+    if pin_memory:
+        batches = [(inputs.pin_memory(), targets.pin_memory()) for inputs, targets in batches]
+    return itertools.cycle(batches)
+
+
+class _Pool(Dataset[Batch]):
+    def __init__(self, case: BenchCase, inputs: Tensor, targets: Tensor) -> None:
+        self._inputs, self._targets = inputs, targets
+        self._stride, self._size = synthetic_stride(case), case.per_device_batch_size
+
+    def view(self, number: int) -> Batch:
+        batch = slice(number * self._stride, number * self._stride + self._size)
+        return self._inputs[batch], self._targets[batch]
+
+    def __getitem__(self, number: int) -> Batch:
+        inputs, targets = self.view(number)
+        return inputs.clone(), targets.clone()  # a worker would send a view's whole pool
 
 
 def _make_images(case: BenchCase, *, rank: int, pin_memory: bool) -> tuple[Tensor, Tensor]:
@@ -47,9 +78,11 @@ def _make_images(case: BenchCase, *, rank: int, pin_memory: bool) -> tuple[Tenso
 def _make_tokens(case: BenchCase, *, rank: int, pin_memory: bool) -> tuple[Tensor, Tensor]:
     """int64 [N, T] tokens of a Markov chain over part of the vocabulary, and int64 [N, T] the token after each."""
     assert case.sequence_length is not None
+    vocab_size = find_model(case.model, workload=case.workload).vocab_size
+    assert vocab_size is not None
     num_samples, length = synthetic_pool_samples(case), case.sequence_length
     language = make_generator(case.seed, "language")
-    alphabet = torch.randperm(describe_data(case).num_classes, generator=language)[:_ALPHABET_SIZE]
+    alphabet = torch.randperm(vocab_size, generator=language)[:_ALPHABET_SIZE]
     successors = torch.randint(_ALPHABET_SIZE, (_ALPHABET_SIZE, _NUM_SUCCESSORS), generator=language)
 
     generator = make_generator(case.seed, "tokens", rank)

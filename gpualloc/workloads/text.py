@@ -6,15 +6,17 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from gpualloc.errors import GpuallocError
 from gpualloc.records import BenchCase
 from gpualloc.workloads.data import describe_data, require_samples
 from gpualloc.workloads.files import find_texts
+from gpualloc.workloads.loading import Batch, read_batches
 from gpualloc.workloads.seeds import make_generator
 
 
-def open_text_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def open_text_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[Batch]:
     """Random windows of this rank's stretch of the text, for ever: int64 [B, T] tokens and [B, T] the token after each.
 
     Raises:
@@ -24,7 +26,10 @@ def open_text_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterat
     num_windows = describe_data(case).num_samples
     require_samples(num_windows, per_device_batch_size=case.per_device_batch_size, world_size=case.world_size)
     text = read_shard(find_texts(case.data), rank=rank, world_size=case.world_size)
-    return _draw_windows(text, case, generator=make_generator(case.seed, "windows", rank), pin_memory=pin_memory)
+    assert case.sequence_length is not None
+    windows = _Windows(text, length=case.sequence_length)
+    starts = _draw_starts(len(windows), case.per_device_batch_size, generator=make_generator(case.seed, "windows", rank))
+    return read_batches(windows, starts, case, rank=rank, num_workers=case.num_workers or 0, pin_memory=pin_memory)
 
 
 def read_shard(files: list[tuple[str, int]], *, rank: int, world_size: int) -> Tensor:
@@ -53,10 +58,18 @@ def _read_bytes(path: str, first: int, last: int) -> bytes:
     return content
 
 
-def _draw_windows(text: Tensor, case: BenchCase, *, generator: torch.Generator, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    assert case.sequence_length is not None
-    windows = text.unfold(0, case.sequence_length + 1, 1)  # [number of starts, T + 1], a view
+class _Windows(Dataset[Batch]):
+    def __init__(self, text: Tensor, *, length: int) -> None:
+        self._windows = text.unfold(0, length + 1, 1)  # [number of starts, T + 1], a view
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, starts: Tensor) -> Batch:
+        batch = self._windows[starts].long()
+        return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+
+
+def _draw_starts(num_starts: int, batch_size: int, *, generator: torch.Generator) -> Iterator[Tensor]:
     while True:
-        batch = windows[torch.randint(len(windows), (case.per_device_batch_size,), generator=generator)].long()
-        tokens, targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
-        yield (tokens.pin_memory(), targets.pin_memory()) if pin_memory else (tokens, targets)
+        yield torch.randint(num_starts, (batch_size,), generator=generator)

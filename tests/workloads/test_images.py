@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
 
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.records import BenchCase
-from gpualloc.workloads import describe_data, images, open_batches
+from gpualloc.workloads import describe_data, open_batches
 from gpualloc.workloads.images import Digits, ImageFolder, choose_num_workers, load_image
-from tests.workloads.cases import image_case
+from tests.workloads.cases import image_case, llm_case
 from tests.workloads.conftest import save_noise
 
 
@@ -79,22 +81,30 @@ def test_the_loader_leaves_the_global_generator_alone(image_root: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_worker_processes_give_the_same_batches(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = image_case(data=str(image_root))
+@pytest.mark.parametrize("data", ["folder", "digits", "synthetic", "text", "tokens"])
+def test_worker_processes_give_the_same_batches(image_root: Path, data: str) -> None:
+    case = {
+        "folder": image_case(data=str(image_root)),
+        "digits": image_case(data="digits"),
+        "synthetic": image_case(),
+        "text": llm_case(data=__file__),
+        "tokens": llm_case(),
+    }[data]
     here = list(itertools.islice(open_batches(case, rank=0, pin_memory=False), 5))
-    monkeypatch.setattr(images, "choose_num_workers", lambda case: 1)
-    there = list(itertools.islice(open_batches(case, rank=0, pin_memory=False), 5))
+    before = set(psutil.Process().children())
+    batches = open_batches(replace(case, num_workers=2), rank=0, pin_memory=False)
+    there = list(itertools.islice(batches, 5))
+    assert len(set(psutil.Process().children()) - before) == 2
     for (pixels, labels), (worker_pixels, worker_labels) in zip(here, there, strict=True):
         assert torch.equal(pixels, worker_pixels)
         assert torch.equal(labels, worker_labels)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_damaged_image_is_named_in_one_line(image_root: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
+def test_a_damaged_image_is_named_in_one_line(image_root: Path, num_workers: int) -> None:
     damaged = image_root / "line" / "0.png"
     damaged.write_bytes(damaged.read_bytes()[:-200])  # the header is whole
-    monkeypatch.setattr(images, "choose_num_workers", lambda case: num_workers)
-    batches = open_batches(image_case(data=str(image_root), per_device_batch_size=15), rank=0, pin_memory=False)
+    batches = open_batches(image_case(data=str(image_root), per_device_batch_size=15, num_workers=num_workers), rank=0, pin_memory=False)
     with pytest.raises(GpuallocError) as caught:
         next(batches)
     assert str(caught.value).startswith(f"cannot read image '{damaged}': ")
@@ -107,6 +117,8 @@ def test_workers_share_the_cores_among_ranks(monkeypatch: pytest.MonkeyPatch) ->
     counts = [choose_num_workers(image_case(device="cuda", world_size=world_size)) for world_size in (1, 2, 4, 16, 64)]
     assert counts == [8, 7, 3, 0, 0]
     assert choose_num_workers(image_case(device="cpu")) == 0
+    assert choose_num_workers(image_case(device="cuda", num_workers=3)) == 3
+    assert choose_num_workers(image_case(device="cuda", num_workers=0)) == 0
 
 
 @pytest.mark.parametrize(

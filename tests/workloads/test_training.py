@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gpualloc.records import BenchCase
-from gpualloc.workloads import build_model, compute_loss, make_optimizer, open_batches
+from gpualloc.workloads import OPTIMIZERS, build_model, compute_loss, make_optimizer, open_batches
 from tests.workloads.cases import image_case, llm_case
 
 
@@ -78,9 +78,32 @@ def test_loss_under_autocast_is_fp32_and_reaches_every_parameter(case: BenchCase
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_optimizers() -> None:
+def test_default_optimizers() -> None:
     parameters = [nn.Parameter(torch.ones(1))]
     image_optimizer = make_optimizer(image_case(), parameters)
     assert isinstance(image_optimizer, torch.optim.SGD)
     assert image_optimizer.defaults["momentum"] == 0.9
     assert isinstance(make_optimizer(llm_case(), parameters), torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_loss_falls_with_every_optimizer(name: str) -> None:
+    case = llm_case(model="llama_tiny", sequence_length=32, per_device_batch_size=8, optimizer=name)
+    built = make_optimizer(case, [nn.Parameter(torch.ones(1))])
+    assert type(built).__name__.lower() == name.removesuffix("_fused")
+    assert built.defaults.get("fused", False) in ((True,) if name.endswith("_fused") else (False, None))
+    losses = train(case, num_steps=30)
+    assert mean(losses[-5:]) < 0.995 * mean(losses[:3])
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_in_fp16_survives_gradients_of_zero(name: str) -> None:
+    parameter = nn.Parameter(torch.ones(2, dtype=torch.float16))
+    parameter.grad = torch.zeros(2, dtype=torch.float16)
+    make_optimizer(llm_case(optimizer=name, precision="pure_fp16"), [parameter]).step()
+    assert parameter.isfinite().all()
+
+
+def test_only_what_is_trained_has_an_optimizer_state() -> None:
+    parameters = [nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1), requires_grad=False)]
+    assert make_optimizer(llm_case(), parameters).param_groups[0]["params"] == parameters[:1]
