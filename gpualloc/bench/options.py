@@ -64,7 +64,7 @@ class BenchOptions:
     def __post_init__(self) -> None:
         _check_names("--device", (self.device,), DEVICES)
         _check_names("--workload", self.workloads, WORKLOADS)
-        _check_names("--model", [name for name in self.models or () if ":" not in name], MODELS)
+        _check_names("--model", tuple(name for name in self.models or () if ":" not in name), MODELS)
         _check_names("--precision", self.precisions, PRECISIONS)
         _check_names("--strategy", self.strategies, STRATEGIES)
         _check_names("--hook", self.hooks, HOOKS)

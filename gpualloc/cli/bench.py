@@ -53,7 +53,7 @@ def bench(
     max_minutes: Annotated[float | None, _which("A budget: the most informative cases that fit, first.", "MINUTES")] = None,
     workload: Annotated[str | None, _what("image, llm (default: both, or the one the data and the model are for).")] = None,
     model: Annotated[
-        str | None, _what(f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:factory (default: mobilenet_v2, gpt_small).")
+        str | None, _what(f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:factory; by default the first and gpt_small.")
     ] = None,
     image_size: Annotated[str | None, _what("Pixels (default: 100,300; on a CPU 100,200).")] = None,
     sequence_length: Annotated[str | None, _what("Tokens (default: 256; on a CPU 128).")] = None,

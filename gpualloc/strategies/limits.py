@@ -71,7 +71,8 @@ def _fsdp_reason(case: BenchCase, num_gpus: int) -> str | None:
     if case.channels_last:
         return "FSDP2 shards contiguous parameters only, channels-last weights are not"
     if case.tuning == "lora" and case.precision in ("fp16", "bf16"):
-        return f"FSDP2 gathers parameters of one type, and LoRA in {case.precision} has FP32 adapters beside half weights; measure pure_{case.precision}"
+        mixture = f"LoRA in {case.precision} has FP32 adapters beside half weights"
+        return f"FSDP2 gathers parameters of one type, and {mixture}; measure pure_{case.precision}"
     return None
 
 

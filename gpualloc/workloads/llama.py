@@ -94,7 +94,7 @@ class Llama(nn.Module):
         return lambda x: block(x, *self.rotations(x))
 
     def rotations(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [T, head_width] of the angles position * rope_theta ** (-2 i / head_width), for x [B, T, width] in its dtype."""
+        """Cosines and sines [T, head_width] of the angles position * rope_theta ** (-2 i / head_width), in the dtype of x [B, T, width]."""
         exponents = torch.arange(0, self.head_width, 2, device=x.device, dtype=torch.float32) / self.head_width
         positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         angles = torch.outer(positions, self.rope_theta**-exponents).repeat(1, 2)  # both halves of a head turn alike

@@ -14,7 +14,7 @@ from gpualloc.errors import UsageError
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precisions": ("fp99",)}, "--precision 'fp99' is unknown; choose one of fp64, fp32, fp16, bf16"),
+        ({"precisions": ("fp99",)}, "--precision 'fp99' is unknown; choose one of fp64, fp32, tf32, fp16, bf16"),
         ({"device": "tpu"}, "--device 'tpu' is unknown; choose one of cuda, cpu"),
         ({"workloads": ("audio",)}, "--workload 'audio' is unknown; choose one of image, llm"),
         ({"models": ("resnet",)}, "--model 'resnet' is unknown; choose one of mobilenet_v2"),

@@ -80,6 +80,12 @@ def test_a_single_process_exposes_nothing() -> None:
     assert measured.exposed_comm_s == 0
 
 
+def test_accumulated_batches_are_samples_of_their_step() -> None:
+    once, thrice = (summarise(tiny_case(grad_accum_steps=k), [report()] * 2, backend="gloo", environment=None) for k in (1, 3))
+    assert once.samples_per_s is not None
+    assert thrice.samples_per_s == pytest.approx(3 * once.samples_per_s)
+
+
 def test_tokens_are_counted_for_language_models() -> None:
     case = tiny_case(workload="llm", model="gpt_small", image_size_px=None, sequence_length=10)
     measured = summarise(case, [report()] * 2, backend="gloo", environment=None)

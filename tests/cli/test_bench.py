@@ -61,7 +61,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--precision", "fp99"], "fp64, fp32, fp16, bf16"),
+        (["--precision", "fp99"], "fp64, fp32, tf32, fp16, bf16"),
         (["--image-size", "0"], "choose 32 or more, up to 4096"),
         (["--image-size", "-5"], "choose 32 or more, up to 4096"),
         (["--image-size", "1000000000"], "choose 32 or more, up to 4096"),
@@ -69,7 +69,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         (["--image-size", "100,,200"], "--image-size '100,,200' has an empty entry"),
         (["--gpus", "0"], "this benchmark runs on the CPU"),
         (["--batch-size", "0"], "--batch-size 0 is out of range"),
-        (["--model", "vgg"], "choose one of mobilenet_v2, gpt_small, gpt_tiny, gpt2"),
+        (["--model", "vgg"], "choose one of mobilenet_v2, resnet50"),
         (["--strategy", ""], "has an empty entry"),
         (["--data", "digits", "--workload", "llm"], "data 'digits' is images and the workload is llm"),
         (["--timeout-s", "0"], "--timeout-s 0 is out of range"),
