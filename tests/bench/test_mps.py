@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpualloc.bench import mps
-from gpualloc.bench.runner import _describe_backend, _rank_environment
+from gpualloc.bench.runner import _describe_backend, rank_environment
 from tests.bench.cases import tiny_case
 
 _SHARED = tiny_case(device="cuda", ranks_per_gpu=4, world_size=4)
@@ -43,13 +43,13 @@ def test_without_a_daemon_the_ranks_are_time_sliced(tmp_path: Path, monkeypatch:
 
 def test_ranks_of_a_shared_gpu_look_like_hosts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    environments = [_rank_environment(_SHARED, rank, {"CUDA_MPS_PIPE_DIRECTORY": "/p"}) for rank in range(4)]
+    environments = [rank_environment(_SHARED, rank, {"CUDA_MPS_PIPE_DIRECTORY": "/p"}) for rank in range(4)]
     assert len({environment["NCCL_HOSTID"] for environment in environments}) == 4
     assert {environment["NCCL_SOCKET_IFNAME"] for environment in environments} == {"lo"}
     assert {environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] for environment in environments} == {"25"}
     assert not any("CUDA_VISIBLE_DEVICES" in environment for environment in environments)
-    assert _rank_environment(_SHARED, 0, None)["CUDA_VISIBLE_DEVICES"] == "3"
-    assert "NCCL_HOSTID" not in _rank_environment(tiny_case(device="cuda"), 0, None)
+    assert rank_environment(_SHARED, 0, None)["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "NCCL_HOSTID" not in rank_environment(tiny_case(device="cuda"), 0, None)
 
 
 def test_the_backend_says_how_a_gpu_is_shared() -> None:

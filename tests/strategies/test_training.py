@@ -9,7 +9,17 @@ import pytest
 from gpualloc.records import BenchCase
 from gpualloc.strategies import data_of, data_ranks
 from tests.ranks import run_ranks
-from tests.strategies.training import LEARNING_RATE, NUM_STEPS, Outcome, gpt_case, image_case, train, train_in_one_process, with_strategies
+from tests.strategies.training import (
+    LEARNING_RATE,
+    NUM_STEPS,
+    Outcome,
+    gpt_case,
+    image_case,
+    llama_case,
+    train,
+    train_in_one_process,
+    with_strategies,
+)
 
 # Sums of the same numbers in another order differ by a unit roundoff per term at most. The longest sums of a forward or backward pass
 # have 256 terms (all pixels of a batch, for a filter's gradient), and a gradient comes through some 30 sums, one after the other.
@@ -23,6 +33,7 @@ _ROUNDINGS = 256 * 30
         (
             2,
             with_strategies(gpt_case, "ddp", "ddp_full_data", "fsdp", "tensor_parallel", "pipeline")
+            | with_strategies(llama_case, "fsdp", "tensor_parallel", "pipeline")
             | with_strategies(image_case, "ddp", "fsdp", "pipeline"),
         ),
         (4, with_strategies(gpt_case, "fsdp", "hsdp", "tensor_parallel", "pipeline", "pipeline_ddp", world_size=4)),
@@ -35,7 +46,7 @@ def test_every_strategy_trains_as_one_process(world_size: int, cases: dict[str, 
 
 
 def compare_with_one_process(case: BenchCase, outcomes: list[Outcome], *, device_type: str = "cpu") -> None:
-    label = f"{case.workload} {case.strategy}"
+    label = f"{case.model} {case.strategy}"
     (expected_losses, expected), largest = train_in_one_process(case, device_type=device_type)
     roundoff = _ROUNDINGS * _UNIT_ROUNDOFF
 

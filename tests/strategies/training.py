@@ -15,7 +15,8 @@ from gpualloc.records import BenchCase
 from gpualloc.strategies import data_of, data_ranks, wrap
 from gpualloc.strategies.layout import num_microbatches
 from gpualloc.workloads.gpt import Gpt
-from gpualloc.workloads.models import GptConfig
+from gpualloc.workloads.llama import Llama
+from gpualloc.workloads.models import GptConfig, LlamaConfig
 from gpualloc.workloads.parts import Part
 from tests.bench.cases import tiny_case
 
@@ -38,6 +39,10 @@ def gpt_case(**changes: Any) -> BenchCase:
             **changes,
         }
     )
+
+
+def llama_case(**changes: Any) -> BenchCase:
+    return gpt_case(model="llama_tiny", **changes)
 
 
 def image_case(**changes: Any) -> BenchCase:
@@ -99,8 +104,11 @@ def train_in_one_process(case: BenchCase, *, device_type: str = "cpu") -> tuple[
 
 def build(case: BenchCase) -> nn.Module:
     torch.manual_seed(0)
-    if case.workload == "llm":
-        model: nn.Module = Gpt(GptConfig(num_layers=3, num_heads=4, width=16, vocab_size=_VOCABULARY, max_sequence_length=8))
+    model: nn.Module
+    if case.model == "llama_tiny":
+        model = Llama(LlamaConfig(num_layers=3, num_heads=4, num_kv_heads=2, width=16, mlp_width=20, vocab_size=_VOCABULARY))
+    elif case.workload == "llm":
+        model = Gpt(GptConfig(num_layers=3, num_heads=4, width=16, vocab_size=_VOCABULARY, max_sequence_length=8))
     else:
         model = SmallConvNet()
     return model.double() if case.precision == "fp64" else model
@@ -140,4 +148,4 @@ def _whole(parameter: Tensor) -> Tensor:
 def with_strategies(make_case: Callable[..., BenchCase], *strategies: str, **changes: Any) -> dict[str, BenchCase]:
     """Label -> case."""
     cases = [make_case(strategy=strategy, **changes) for strategy in strategies]
-    return {f"{case.workload} {case.strategy}": case for case in cases}
+    return {f"{case.model} {case.strategy}": case for case in cases}
