@@ -98,12 +98,13 @@ def make_optimizer(case: BenchCase, parameters: Iterable[nn.Parameter]) -> torch
 
 
 def _make_model(case: BenchCase) -> nn.Module:
-    spec, num_classes = find_model(case.model, workload=case.workload), describe_data(case).num_classes
+    spec = find_model(case.model, workload=case.workload)
     if spec.gpt is not None:
         length = max(spec.gpt.max_sequence_length, case.sequence_length or 0)
         return Gpt(dataclasses.replace(spec.gpt, max_sequence_length=length))
     if spec.llama is not None:
         return Llama(spec.llama)
+    num_classes = describe_data(case).num_classes
     assert case.image_size_px is not None
     assert num_classes is not None
     if spec.vit is not None:
