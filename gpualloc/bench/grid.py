@@ -99,7 +99,8 @@ def expand_grid(options: BenchOptions, *, num_gpus: int, device_memory_bytes: in
     models = options.chosen_models()
     _check_workload_options(options, models)
     world_sizes = _world_sizes(options, num_gpus)
-    memory_bytes = None if device_memory_bytes is None else device_memory_bytes // _ranks_per_device(options, world_sizes)
+    is_asked = options.per_device_batch_sizes is not None  # then it is tried as it is
+    memory_bytes = None if is_asked or device_memory_bytes is None else device_memory_bytes // _ranks_per_device(options, world_sizes)
     cells = []
     for model in models:
         for size in _sizes(options, model):

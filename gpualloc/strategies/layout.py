@@ -43,9 +43,10 @@ def data_of(case: BenchCase, rank: int) -> tuple[BenchCase, int]:
         return dataclasses.replace(case, world_size=1, per_device_batch_size=case.per_device_batch_size * case.world_size), 0
     if data_ranks(case) == case.world_size:
         return case, rank
+    from gpualloc.workloads.batches import reads_images
     from gpualloc.workloads.images import choose_num_workers
 
-    num_workers = choose_num_workers(case)  # of all processes, since all of them read
+    num_workers = choose_num_workers(case) if reads_images(case) else case.num_workers  # all processes read and share the cores
     data_rank = rank * data_ranks(case) // case.world_size
     return dataclasses.replace(case, world_size=data_ranks(case), num_workers=num_workers), data_rank
 

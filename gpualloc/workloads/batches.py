@@ -34,7 +34,11 @@ def open_batches(case: BenchCase, *, rank: int, pin_memory: bool) -> Iterator[tu
     return open_text_batches(case, rank=rank, pin_memory=pin_memory)
 
 
+def reads_images(case: BenchCase) -> bool:
+    """Whether images are read from files or enlarged, by as many processes as the cores allow where the case does not say."""
+    return case.data != "synthetic" and case.workload == "image"
+
+
 def count_prefetched_batches(case: BenchCase) -> int:
     """Batches that readers may have ready after a pause: so many steps later a step waits for reading as it does in a long run."""
-    reads_images = case.data != "synthetic" and case.workload == "image"
-    return _PREFETCH_FACTOR * (choose_num_workers(case) if reads_images else case.num_workers or 0)
+    return _PREFETCH_FACTOR * (choose_num_workers(case) if reads_images(case) else case.num_workers or 0)

@@ -224,12 +224,12 @@ sequence_length = 16
 
 
 def test_what_the_budget_leaves_out_is_skipped_and_taken_up_by_resume(made_up: list[BenchCase]) -> None:
-    arguments = ["bench", *TINY, "--hook", "none", "--image-size", "32,2048"]
+    arguments = ["bench", *TINY, "--hook", "none", "--image-size", "32,4096", "--batch-size", "8"]
     short = CliRunner().invoke(app, [*arguments, "--max-minutes", "1"])
     assert "skipped: budget: did not fit into the 1 minutes; go on with --resume" in short.stdout
     assert [(case.strategy, case.image_size_px) for case in made_up] == [("single", 32), ("ddp", 32)]
     assert CliRunner().invoke(app, [*arguments, "--resume"]).exit_code == 0
-    assert [(case.strategy, case.image_size_px) for case in made_up[2:]] == [("single", 2048), ("ddp", 2048)]
+    assert [(case.strategy, case.image_size_px) for case in made_up[2:]] == [("single", 4096), ("ddp", 4096)]
 
 
 def test_a_disturbed_case_is_marked_and_its_notes_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
