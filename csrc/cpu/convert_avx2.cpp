@@ -43,6 +43,12 @@ struct Vector {
     }
   }
 
+  template <Dtype D, bool kStream>
+  static void store_two(Vector first, Vector second, void* to) {
+    first.store<D, kStream>(to);
+    second.store<D, kStream>(static_cast<char*>(to) + kWidth * size_of(D));
+  }
+
   Vector scaled(float scale) const { return {_mm256_mul_ps(value, _mm256_set1_ps(scale))}; }
   void add_square(Vector other) { value = _mm256_add_ps(value, _mm256_mul_ps(other.value, other.value)); }
 

@@ -41,6 +41,18 @@ struct Vector {
     }
   }
 
+  // 16-bit formats fill a register, and a cache line.
+  template <Dtype D, bool kStream>
+  static void store_two(Vector first, Vector second, void* to) {
+    if constexpr (D == Dtype::f16 || D == Dtype::bf16) {
+      auto* halves = static_cast<__m512i*>(to);
+      kStream ? _mm512_stream_si512(halves, as<D>(first, second)) : _mm512_storeu_si512(halves, as<D>(first, second));
+    } else {
+      first.store<D, kStream>(to);
+      second.store<D, kStream>(static_cast<char*>(to) + kWidth * size_of(D));
+    }
+  }
+
   Vector scaled(float scale) const { return {_mm512_mul_ps(value, _mm512_set1_ps(scale))}; }
   void add_square(Vector other) { value = _mm512_add_ps(value, _mm512_mul_ps(other.value, other.value)); }
   float sum() const { return _mm512_reduce_add_ps(value); }
@@ -65,13 +77,25 @@ struct Vector {
   template <Dtype D>
   __m256i as() const {
     if constexpr (D == Dtype::f16) return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
-    // Integer rounding and not AVX512_BF16's instruction, which flushes denormals.
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_to_bf16(), 16));
+  }
+
+  template <Dtype D>
+  static __m512i as(Vector first, Vector second) {
+    if constexpr (D == Dtype::f16) return _mm512_inserti64x4(_mm512_castsi256_si512(first.as<D>()), second.as<D>(), 1);
+    alignas(64) static constexpr uint16_t kUpperHalves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                              33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+    const __m512i upper_halves = _mm512_load_si512(kUpperHalves);
+    return _mm512_permutex2var_epi16(first.rounded_to_bf16(), upper_halves, second.rounded_to_bf16());
+  }
+
+  // In the upper halves of 32 bits. Integer rounding and not AVX512_BF16's instruction, which flushes denormals.
+  __m512i rounded_to_bf16() const {
     const __m512i bits = _mm512_castps_si512(value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    const __m512i result = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));  // a quiet NaN
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
+    return _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));  // a quiet NaN
   }
 };
 

@@ -2,7 +2,8 @@
 // namespace, so that no instruction set leaks into another translation unit through a shared template.
 //
 // Vector has: kWidth; Vector() zero; load<Dtype>(const void*); store<Dtype, kStream>(void*) const, which rounds to nearest even,
-// with kStream past the caches to an address aligned to kStreamAlign; kStreams, whether it can; scaled(float);
+// with kStream past the caches to an address aligned to kStreamAlign; kStreams, whether it can; store_two<Dtype, kStream>(Vector,
+// Vector, void*), the same of two neighbours; scaled(float);
 // add_square(Vector); sum(); on_wire(wire_scale, limit, Vector& absmax) as narrow.h's. And on the bits of magnitudes, which are
 // ordered as those are with NaN above inf: raise(Vector), lane by lane the larger; max_bits(); count_from(bits), the lanes that
 // are not below.
@@ -40,14 +41,14 @@ struct Converter {
   // numel <= kBlock; with kStream `to` is aligned to kStreamAlign.
   template <bool kStream>
   void convert(const Stored<From>* from, Stored<To>* to, int64_t numel) {
-    constexpr int64_t kUnroll = 4, kStep = kUnroll * Vector::kWidth;
+    constexpr int64_t kStep = 4 * Vector::kWidth;
     Vector squares, largest, absmax;
     const auto one = [&](int64_t i) {
       Vector value = Vector::template load<From>(from + i).scaled(scale);
       largest.raise(value);
       if constexpr (kWire) value = value.on_wire(wire_scale, limit, absmax);
-      value.template store<To, kStream>(to + i);
       if constexpr (kSumsq) squares.add_square(value);
+      return value;
     };
     int64_t i = 0;
     for (; i + kStep <= numel; i += kStep) {
@@ -56,9 +57,12 @@ struct Converter {
           __builtin_prefetch(reinterpret_cast<const char*>(from + i) + line + kPrefetchBytes);
         }
       }
-      for (int64_t u = 0; u < kUnroll; ++u) one(i + u * Vector::kWidth);
+      for (int64_t k = i; k < i + kStep; k += 2 * Vector::kWidth) {
+        const Vector first = one(k), second = one(k + Vector::kWidth);
+        Vector::template store_two<To, kStream>(first, second, to + k);
+      }
     }
-    for (; i + Vector::kWidth <= numel; i += Vector::kWidth) one(i);
+    for (; i + Vector::kWidth <= numel; i += Vector::kWidth) one(i).template store<To, kStream>(to + i);
 
     uint32_t largest_bits = largest.max_bits();
     float tail_squares = 0;

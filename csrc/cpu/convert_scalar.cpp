@@ -15,6 +15,12 @@ struct Vector {
   static Vector load(const void* from) { return {widen<D>(from)}; }
   template <Dtype D, bool kStream>
   void store(void* to) const { narrow<D>(value, to); }
+  template <Dtype D, bool kStream>
+  static void store_two(Vector first, Vector second, void* to) {
+    first.store<D, kStream>(to);
+    second.store<D, kStream>(static_cast<char*>(to) + kWidth * size_of(D));
+  }
+
   Vector scaled(float scale) const { return {value * scale}; }
   void add_square(Vector other) { value += other.value * other.value; }
   float sum() const { return value; }
