@@ -120,7 +120,9 @@ def show(
 @app.command("export")
 def export(
     run: RunName = "latest",
-    format: Annotated[Literal["csv", "json"], typer.Option(help="csv: one line per case. json: everything.")] = "csv",
+    format: Annotated[
+        Literal["csv", "json"] | None, typer.Option(help="csv: one line per case. json: everything. Default: as FILE ends, else csv.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write, or - for stdout.")] = Path("-"),
     store: Store = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -129,14 +131,14 @@ def export(
 
     \b
     Examples:
-      gpualloc results export --format csv -o results.csv
+      gpualloc results export -o results.csv
       gpualloc results export 3 --format json -o -
     """
     from gpualloc.cli.tables import json_text
     from gpualloc.store import to_csv
 
     found, measurements = _read_run(store, run)
-    is_json = as_json or format == "json"
+    is_json = as_json or (format or output.suffix.removeprefix(".").lower()) == "json"
     text = json_text(_run_json(found, measurements)) + "\n" if is_json else to_csv(found.run_id, measurements)
     encoded = text.encode("utf-8", "backslashreplace")
     if str(output) == "-":
