@@ -133,7 +133,11 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::average_alone(c10d::G
   TransferStamps* const stamps = stamps_ == nullptr ? nullptr : &stamps_->transfers[transfer_index_];
   if (stamps != nullptr) stamps->packed = Stamp::now(buffer.device());
   Future future;
-  if (buffer.is_sparse()) {
+  if (group_->getSize() == 1 && !buffer.is_sparse()) {  // its own average
+    future = c10::make_intrusive<c10::ivalue::Future>(
+        c10::TensorType::get(), buffer.is_cpu() ? std::vector<c10::Device>{} : std::vector<c10::Device>{buffer.device()});
+    future->markCompleted(buffer);
+  } else if (buffer.is_sparse()) {
     buffer.mul_(average_);
     c10d::AllreduceOptions options;
     if (bucket.getSparseGradIndices().has_value()) options.sparseIndices = bucket.getSparseGradIndices();
