@@ -17,7 +17,7 @@ from gpualloc.records import BenchCase
 from gpualloc.strategies import data_ranks
 from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, check_data, device_memory_reason, find_model, fitting_batch_size
 
-CPU_WORLD_SIZE = 2  # ranks on a machine without GPUs
+CPU_WORLD_SIZE = 2  # ranks on a machine without GPUs, of all strategies but hybrids
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,10 @@ def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) 
         hooks: tuple[str, ...] = ("none",)
         if strategy in _HOOKED_STRATEGIES:
             hooks = options.hooks or _DEFAULT_HOOKS.get(precision) or hooks
-        pairs = itertools.product((1,) if strategy == "single" else world_sizes, hooks)
+        sizes = (1,) if strategy == "single" else world_sizes
+        if options.device == "cpu" and strategy in strategies.HYBRIDS:
+            sizes = (strategies.MIN_HYBRID_WORLD_SIZE,)  # ranks cost nothing there but their share of the cores
+        pairs = itertools.product(sizes, hooks)
         ranks += [_Ranks(strategy=strategy, hook=hook, world_size=world_size) for world_size, hook in pairs]
     return ranks
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from gpualloc.strategies.layout import ONE_PROCESS, WHOLE_MODEL, data_of, data_ranks, num_copies, num_processes
+from gpualloc.strategies.layout import (
+    HYBRIDS,
+    MIN_HYBRID_WORLD_SIZE,
+    ONE_PROCESS,
+    WHOLE_MODEL,
+    data_of,
+    data_ranks,
+    num_copies,
+    num_processes,
+)
 from gpualloc.strategies.limits import unsupported_reason
 
 if TYPE_CHECKING:
@@ -43,6 +52,8 @@ HOOKS = (
 
 __all__ = [
     "HOOKS",
+    "HYBRIDS",
+    "MIN_HYBRID_WORLD_SIZE",
     "ONE_PROCESS",
     "STRATEGIES",
     "WHOLE_MODEL",

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 ONE_PROCESS = ("single", "data_parallel")  # no process group
 WHOLE_MODEL = frozenset({"single", "data_parallel", "ddp", "ddp_full_data"})  # every rank has all parameters
-NUM_REPLICAS = 2  # of a hybrid: hsdp and pipeline_ddp are two copies of the model, each spread over half of the ranks
+HYBRIDS = ("hsdp", "pipeline_ddp")
+NUM_REPLICAS = 2  # of a hybrid, each spread over half of the ranks
+MIN_HYBRID_WORLD_SIZE = 2 * NUM_REPLICAS
 
 _MAX_MICROBATCHES_PER_STAGE = 4  # GPipe (Huang et al. 2019, arXiv:1811.06965, 2.1): the bubble is negligible from 4 a stage
 
@@ -34,7 +36,7 @@ def num_copies(case: BenchCase) -> int:
     """How many copies of the model there are over all ranks."""
     if case.strategy in WHOLE_MODEL:
         return case.world_size
-    return NUM_REPLICAS if case.strategy in ("hsdp", "pipeline_ddp") else 1
+    return NUM_REPLICAS if case.strategy in HYBRIDS else 1
 
 
 def data_of(case: BenchCase, rank: int) -> tuple[BenchCase, int]:

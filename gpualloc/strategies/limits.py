@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from gpualloc.strategies.layout import NUM_REPLICAS, WHOLE_MODEL, num_microbatches, num_stages
+from gpualloc.strategies.layout import MIN_HYBRID_WORLD_SIZE, NUM_REPLICAS, WHOLE_MODEL, num_microbatches, num_stages
 from gpualloc.workloads.models import GptConfig, LlamaConfig, find_model
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _pipeline_ddp_reason(case: BenchCase, num_gpus: int) -> str | None:
 
 
 def _hybrid_reason(case: BenchCase) -> str | None:
-    if case.world_size < 2 * NUM_REPLICAS or case.world_size % NUM_REPLICAS != 0:
+    if case.world_size < MIN_HYBRID_WORLD_SIZE or case.world_size % NUM_REPLICAS != 0:
         return f"{case.strategy} is {NUM_REPLICAS} copies of a model over 2 ranks or more each, and {case.world_size} ranks are not that"
     return None
 

@@ -133,9 +133,10 @@ def device_memory_reason(case: BenchCase, *, device_memory_bytes: int, num_shard
         return None
     estimate = estimate_memory_bytes(dataclasses.replace(case, per_device_batch_size=1), num_shards=num_shards)
     assert estimate is not None
+    smaller = "" if case.tuning == "lora" else "tune with lora in bf16, "
     return (
         f"training {case.model} ({case.tuning} tuning, {case.precision}) takes about {estimate / 2**30:.0f} GiB a rank with a batch of 1 "
-        f"and the device has {device_memory_bytes / 2**30:.0f}; tune with lora in bf16, shard it or choose a smaller model"
+        f"and the device has {device_memory_bytes / 2**30:.0f}; {smaller}shard it or choose a smaller model"
     )
 
 
