@@ -45,7 +45,7 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket&
   if (stamps_ != nullptr) stamps_->ready.push_back(Stamp::now(buffer.device()));
 
   Future future;
-  if (!shape.narrowable || (transfer.first == transfer.last && transfer.wire == Wire::fp32 && stamps_ == nullptr && !options_.sum_squares)) {
+  if (!shape.narrowable || (transfer.is_plain() && stamps_ == nullptr && !options_.sum_squares)) {
     future = average_alone(bucket);
   } else {
     future = c10::make_intrusive<c10::ivalue::Future>(

@@ -31,6 +31,8 @@ struct Transfer {
   bool operator==(const Transfer& other) const {
     return first == other.first && last == other.last && wire == other.wire && slices == other.slices && lanes == other.lanes;
   }
+  // One bucket as it is, in one piece, on the first communicator: what DDP does by itself.
+  bool is_plain() const { return first == last && wire == Wire::fp32 && slices == 1 && lanes == 1; }
 };
 
 // In the order of the buckets, without gaps.

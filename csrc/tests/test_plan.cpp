@@ -123,6 +123,9 @@ void slices_and_merging() {
   check(sliced_plan(plain_plan(buckets, Wire::fp32), buckets, 1 << 22).back().slices == 1, "FP32 needs no cast to overlap");
   check(is_cover(plain_plan(buckets, Wire::int8), buckets), "a plain plan covers");
   const Plan wide = on_lanes(plain_plan(buckets, Wire::fp32), buckets, 4, 1 << 20);
+  check(plain_plan(buckets, Wire::fp32).front().is_plain() && !plain_plan(buckets, Wire::fp16).front().is_plain(), "plain is FP32");
+  check(!wide.back().is_plain() && !on_lanes(plain_plan(buckets, Wire::fp32), buckets, 2, 1 << 30).back().is_plain(),
+        "slices or lanes of FP32 are not sent as DDP would");
   check(wide[0].slices == 1 && wide[0].lanes == 4 && wide[2].slices == 4, "large buckets use all lanes, small ones take turns");
 }
 

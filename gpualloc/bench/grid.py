@@ -49,7 +49,7 @@ _DEFAULTS = {
 }
 # Without AVX512-FP16 fp16 is emulated: a step of gpt_small takes 0.8 s per 64 tokens (1 core of AMD EPYC, torch 2.13, 2026-11).
 _CPU_FP16_DEFAULTS = _Defaults(
-    image_sizes_px=(100, 200),
+    image_sizes_px=(64, 128),
     sequence_lengths=(64,),
     num_warmup_steps=2,
     num_steps=2,

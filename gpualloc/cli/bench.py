@@ -55,7 +55,7 @@ def bench(
     model: Annotated[
         str | None, _what(f"{', '.join(MODELS)}, torchvision:NAME, timm:NAME, package.module:factory; by default the first and gpt_small.")
     ] = None,
-    image_size: Annotated[str | None, _what("Pixels (default: 100,300; on a CPU 100,200).")] = None,
+    image_size: Annotated[str | None, _what("Pixels (default: 100,300; on a CPU 100,200, with fp16 64,128).")] = None,
     sequence_length: Annotated[str | None, _what("Tokens (default: 256; on a CPU 128).")] = None,
     batch_size: Annotated[str | None, _what("Samples per rank and step (default: by model and device).")] = None,
     precision: Annotated[str | None, _what(f"{', '.join(PRECISIONS)} (default: fp32).")] = None,

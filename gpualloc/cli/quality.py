@@ -200,7 +200,7 @@ def _print_verdicts(verdicts: Sequence[GroupVerdict], environment: Environment, 
     about = "CPU, speed not comparable with a GPU" if verdicts[0].case.device == "cpu" else "speed of training on so little data"
     for note in (
         f"{printable(environment.device_name)}: {about}; accuracy and loss are of held-out data after the last step",
-        "unchanged: the whole 95 % interval of the difference over the seeds (Welch) is within the margin",
+        "unchanged: the whole 95 % interval of the difference, seed by seed, is within the margin",
         "curve: points of the held-out loss that differ from the reference's by no more than noise",
     ):
         console.print(Text(note, style="dim"))

@@ -55,9 +55,10 @@ def speed_ratio(slower_s: Sequence[Sequence[float]], faster_s: Sequence[Sequence
     )
 
 
-def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """mean(a) - mean(b), by the same method."""
-    estimate, half_width = statistics.fmean(a) - statistics.fmean(b), _half_width([a, b])
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """The mean of a[i] - b[i], with Student's t interval: what is common to a pair does not widen it."""
+    differences = [ours - theirs for ours, theirs in zip(a, b, strict=True)]
+    estimate, half_width = statistics.fmean(differences), _half_width([differences])
     if half_width is None:
         return Interval(value=estimate, low=None, high=None)
     return Interval(value=estimate, low=estimate - half_width, high=estimate + half_width)

@@ -1,7 +1,8 @@
 """Is it as good, and how much faster? Every precision and hook against the reference, over seeds.
 
-The difference of the means over seeds has a 95 % interval by Welch's t (`gpualloc.findings.ratio`). To call two things the same it
-is not enough to see no difference: the whole interval must lie within a margin that is small enough not to matter.
+Trainings of one seed begin with the same weights and see the same batches, so each is compared with the reference's of its seed; the mean
+of the differences has a 95 % interval by Student's t. To call two things the same it is not enough to see no difference: the whole
+interval must lie within a margin that is small enough not to matter.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpualloc.findings.ratio import Interval, difference_of_means, speed_ratio
+from gpualloc.findings.ratio import Interval, paired_difference, speed_ratio
 from gpualloc.quality.options import REFERENCE, default_target
 from gpualloc.quality.records import CurvePoint, TrainingRun
 from gpualloc.records import BenchCase
@@ -28,7 +29,7 @@ class GroupVerdict:
     num_seeds: int
     values: tuple[float, ...]  # of the seeds that neither diverged nor failed
     mean: float | None
-    gain: Interval | None  # the mean less the reference's, so turned that below 0 is worse; None where a side has no values
+    gain: Interval | None  # mean difference to the reference's seeds, so turned that below 0 is worse; None without common seeds
     margin: float  # a gain that stays within it, on either side, does not matter
     curve_within_noise: tuple[int, int] | None  # points of the held-out loss whose interval on the difference holds 0, of all
     target: float
@@ -61,10 +62,12 @@ def _judge(group: Sequence[TrainingRun], reference: Sequence[TrainingRun], targe
     margin = ACCURACY_MARGIN if is_image else LOSS_MARGIN * (statistics.fmean(reference_values) if compared else 0.0)
     target = default_target(case.device, case.workload) if target is None else target
     gain = speedup = within_noise = None
-    if finished and compared and (case.precision, case.hook) != REFERENCE:
-        gain = difference_of_means(values, reference_values) if is_image else difference_of_means(reference_values, values)
+    pairs = _pairs(finished, compared)
+    if pairs and (case.precision, case.hook) != REFERENCE:
+        ours, theirs = (_final_values(side) for side in zip(*pairs, strict=True))
+        gain = paired_difference(ours, theirs) if is_image else paired_difference(theirs, ours)
         speedup = speed_ratio([_step_times_s(compared)], [_step_times_s(finished)])
-        within_noise = _curve_within_noise(finished, compared)
+        within_noise = _curve_within_noise(pairs)
     return GroupVerdict(
         case=case,
         metric="accuracy" if is_image else "loss",
@@ -124,10 +127,16 @@ def _step_times_s(runs: Sequence[TrainingRun]) -> list[float]:
     return [run.step_time_s for run in runs if run.step_time_s]
 
 
-def _curve_within_noise(runs: Sequence[TrainingRun], reference: Sequence[TrainingRun]) -> tuple[int, int]:
-    num_within, steps = 0, [point.step for point in runs[0].curve]
-    for index in range(len(steps)):
-        ours, theirs = ([run.curve[index].test_loss or 0.0 for run in side] for side in (runs, reference))
-        difference = difference_of_means(ours, theirs)
+def _pairs(runs: Sequence[TrainingRun], reference: Sequence[TrainingRun]) -> list[tuple[TrainingRun, TrainingRun]]:
+    """(run, the reference's of the same seed)."""
+    of_seed = {run.case.seed: run for run in reference}
+    return [(run, of_seed[run.case.seed]) for run in runs if run.case.seed in of_seed]
+
+
+def _curve_within_noise(pairs: Sequence[tuple[TrainingRun, TrainingRun]]) -> tuple[int, int]:
+    num_within, num_points = 0, len(pairs[0][0].curve)
+    for index in range(num_points):
+        ours, theirs = ([run.curve[index].test_loss or 0.0 for run in side] for side in zip(*pairs, strict=True))
+        difference = paired_difference(ours, theirs)
         num_within += not (difference.is_above(0) or difference.is_below(0))
-    return num_within, len(steps)
+    return num_within, num_points

@@ -30,7 +30,7 @@ def test_the_default_grid_of_a_cpu_machine() -> None:
     cells = grid(precisions=("fp16",))
     assert labels(cells) == [
         f"{what} fp16 {how}"
-        for what in ("mobilenet_v2 100px", "mobilenet_v2 200px", "gpt_small 64tok")
+        for what in ("mobilenet_v2 64px", "mobilenet_v2 128px", "gpt_small 64tok")
         for how in ("single x1", "ddp/none x2", "ddp/torch_fp16 x2", "ddp/gpualloc_fp16 x2")
     ]
     assert {cell.skip_reason for cell in cells} == {None}

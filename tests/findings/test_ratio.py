@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from gpualloc.findings.ratio import difference_of_means, speed_ratio, student_t_975
+from gpualloc.findings.ratio import paired_difference, speed_ratio, student_t_975
 
 
 def test_student_t_is_scipys() -> None:
@@ -15,17 +15,14 @@ def test_student_t_is_scipys() -> None:
         assert student_t_975(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-3)
 
 
-def test_a_difference_is_welchs() -> None:
+def test_a_paired_difference_is_students() -> None:
     stats = pytest.importorskip("scipy.stats")
-    a, b = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0]
-    theirs = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    ours = difference_of_means(a, b)
-    assert ours.low is not None
-    assert ours.high is not None
+    a, b = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5]
+    theirs = stats.ttest_rel(a, b).confidence_interval(0.95)
+    ours = paired_difference(a, b)
     assert ours.value == pytest.approx(statistics.fmean(a) - statistics.fmean(b))
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.05)  # degrees of freedom are rounded down
-    assert ours.low <= theirs.low
-    assert ours.high >= theirs.high
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-4)
+    assert paired_difference([1.0], [2.0]).low is None
 
 
 def test_an_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
