@@ -18,7 +18,8 @@
 namespace py = pybind11;
 
 namespace gpualloc {
-void bind_hook(py::module_& module);  // hook_bindings.cpp
+void bind_hook(py::module_& module);       // hook_bindings.cpp
+void bind_rehearsal(py::module_& module);  // rehearsal_bindings.cpp
 }
 
 namespace {
@@ -136,4 +137,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("unpack", &unpack, py::arg("flat"), py::arg("tensors"), py::arg("scale"), py::arg("sumsq"), py::arg("nonfinite"));
   bind_exchange(module);
   gpualloc::bind_hook(module);
+  gpualloc::bind_rehearsal(module);
 }

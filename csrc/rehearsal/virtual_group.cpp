@@ -1,0 +1,627 @@
+#include "rehearsal/virtual_group.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+
+#include "rehearsal/device_lane.h"
+
+namespace gpualloc::rehearsal {
+namespace {
+
+constexpr double kStrayDeviation = 0.01;  // of what is received without a message to send back: small, so that training goes on
+
+std::atomic<int64_t> total_operations{0}, total_bytes{0};
+std::atomic<double> total_modelled_s{0};
+
+void add_to_totals(int64_t bytes, double seconds) {
+  ++total_operations;
+  total_bytes += bytes;
+  for (double before = total_modelled_s; !total_modelled_s.compare_exchange_weak(before, before + seconds);) {
+  }
+}
+
+int64_t bytes_of(const at::Tensor& tensor) {
+  return tensor.is_sparse() ? bytes_of(tensor._values()) : static_cast<int64_t>(tensor.nbytes());
+}
+
+int64_t bytes_of(const std::vector<at::Tensor>& tensors) {
+  int64_t sum = 0;
+  for (const at::Tensor& tensor : tensors) sum += bytes_of(tensor);
+  return sum;
+}
+
+std::string dtype_name(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf: return "float16";
+    case at::kBFloat16: return "bfloat16";
+    default: return "";
+  }
+}
+
+// tensor = reduction over `size` tensors that are equal to it.
+void reduce_equals(at::Tensor tensor, const c10d::ReduceOp& op, int size) {
+  switch (op.op_) {
+    case c10d::ReduceOp::SUM:
+      if (size > 1 && tensor.scalar_type() != at::kBool) tensor.mul_(size);
+      break;
+    case c10d::ReduceOp::PRODUCT:
+      if (size > 1) tensor.pow_(size);
+      break;
+    case c10d::ReduceOp::BXOR:
+      if (size % 2 == 0) tensor.zero_();
+      break;
+    case c10d::ReduceOp::PREMUL_SUM: {
+      const auto* const factors = static_cast<const c10d::NCCLPreMulSumSupplement*>(op.supplement_.get());
+      if (factors->tensor_factor.defined()) {
+        tensor.mul_(factors->tensor_factor * size);
+      } else {
+        tensor.mul_(factors->double_factor * size);
+      }
+      break;
+    }
+    default:  // AVG, MIN, MAX, BAND, BOR
+      break;
+  }
+}
+
+// output [size * n] = input [n], `size` times; input may be the part of output that is this rank's.
+void repeat(const at::Tensor& output, const at::Tensor& input, int rank, int size) {
+  const int64_t numel = input.numel();
+  if (numel == 0) return;
+  const at::Tensor rows = output.view({size, numel}), row = input.view({1, numel});
+  const bool in_place = rows.select(0, rank).data_ptr() == input.data_ptr();
+  if (!in_place) {
+    rows.copy_(row.expand({size, numel}));
+    return;
+  }
+  if (rank > 0) rows.narrow(0, 0, rank).copy_(row.expand({rank, numel}));
+  if (rank + 1 < size) rows.narrow(0, rank + 1, size - rank - 1).copy_(row.expand({size - rank - 1, numel}));
+}
+
+const at::Tensor& single(const std::vector<at::Tensor>& tensors, const char* name) {
+  TORCH_CHECK_VALUE(tensors.size() == 1, name, ": expected one tensor, got ", tensors.size());
+  return tensors.front();
+}
+
+}  // namespace
+
+Totals totals() { return {total_operations, total_bytes, total_modelled_s}; }
+
+class VirtualWork final : public c10d::Work {
+ public:
+  VirtualWork(int rank, c10d::OpType type, std::vector<at::Tensor> results, std::optional<c10::Device> device)
+      : Work(rank, type), results_(std::move(results)) {
+    std::vector<c10::Device> devices;
+    if (device.has_value()) {
+      devices.push_back(*device);
+      end_.emplace(device->type());
+    }
+    future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()), std::move(devices));
+  }
+
+  ~VirtualWork() override {
+    // Never waited for: its memory may be given away only when the lane has passed.
+    if (lane_.has_value()) {
+      for (const at::Tensor& tensor : stash_) tensor.record_stream(*lane_);
+    }
+  }
+
+  bool isCompleted() override { return end_.has_value() ? end_->query() : future_->completed(); }
+  bool isSuccess() const override { return !future_->hasError(); }
+  std::vector<at::Tensor> result() override { return results_; }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
+  int sourceRank() const override { return source_; }
+
+  void synchronize() override { wait(kNoTimeout); }
+
+  bool wait(std::chrono::milliseconds) override {
+    if (start_when_waited_for) start_when_waited_for();
+    if (!end_.has_value()) {
+      future_->wait();
+      if (future_->hasError()) std::rethrow_exception(future_->exception_ptr());
+      return true;
+    }
+    const c10::impl::VirtualGuardImpl streams(end_->device_type());
+    end_->block(streams.getStream(lane_->device()));
+    if (blocks_host_) end_->synchronize();
+    stash_.clear();
+    return true;
+  }
+
+  void complete() { future_->markCompleted(c10::IValue(results_)); }
+  void fail(std::exception_ptr error) { future_->setErrorIfNeeded(std::move(error)); }
+
+  // With `lane` as the current stream.
+  void complete_on(const c10::Stream& lane, std::vector<at::Tensor> tensors, bool blocks_host) {
+    lane_ = lane;
+    end_->record(lane);
+    complete();
+    stash_ = std::move(tensors);
+    blocks_host_ = blocks_host;
+  }
+
+  std::function<void()> start_when_waited_for;  // of a receive on the CPU
+  int source_ = -1;
+
+ private:
+  std::vector<at::Tensor> results_, stash_;
+  c10::intrusive_ptr<c10::ivalue::Future> future_;
+  std::optional<c10::Event> end_;
+  std::optional<c10::Stream> lane_;
+  bool blocks_host_ = false;
+};
+
+// The peer does as this rank does: the nth receive comes with what it sends when this rank sends for the nth time. A receive that is
+// waited for before that, as in a pipeline's later stages, starts then.
+struct VirtualGroup::Mailbox {
+  std::mutex mutex;
+  int sends_ahead = 0;
+  std::deque<std::shared_ptr<std::function<void()>>> receives;  // not started
+};
+
+VirtualGroup::VirtualGroup(int rank, int size, GroupOptions options)
+    : Backend(rank, size), options_(std::move(options)), queue_(std::make_shared<TransferQueue>(options_.max_in_flight)) {
+  TORCH_CHECK_VALUE(options_.peer_on_network.size() == static_cast<size_t>(size), "virtual group: expected a link for each of ", size,
+                    " ranks, got ", options_.peer_on_network.size());
+}
+
+VirtualGroup::~VirtualGroup() = default;
+
+// --- the collectives -------------------------------------------------------------------------------------------------------------
+
+VirtualGroup::Work VirtualGroup::broadcast(Tensors& tensors, const c10d::BroadcastOptions&) {
+  return run(collective(c10d::OpType::BROADCAST, "broadcast", tensors, bytes_of(single(tensors, "broadcast"))));
+}
+
+VirtualGroup::Work VirtualGroup::allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) {
+  Operation operation = collective(c10d::OpType::ALLREDUCE, "all_reduce", tensors, bytes_of(single(tensors, "all_reduce")));
+  operation.move = [tensor = tensors.front(), op = options.reduceOp, size = size_] { reduce_equals(tensor, op, size); };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& options) { return allreduce(tensors, options); }
+
+VirtualGroup::Work VirtualGroup::allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) {
+  TORCH_CHECK_VALUE(!tensors.empty(), "all_reduce_coalesced: expected tensors, got none");
+  Operation operation = collective(c10d::OpType::ALLREDUCE_COALESCED, "all_reduce", tensors, bytes_of(tensors));
+  operation.move = [tensors, op = options.reduceOp, size = size_] {
+    for (const at::Tensor& tensor : tensors) reduce_equals(tensor, op, size);
+  };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::reduce(Tensors& tensors, const c10d::ReduceOptions& options) {
+  Operation operation = collective(c10d::OpType::REDUCE, "reduce", tensors, bytes_of(single(tensors, "reduce")));
+  if (options.rootRank == rank_) {
+    operation.move = [tensor = tensors.front(), op = options.reduceOp, size = size_] { reduce_equals(tensor, op, size); };
+  }
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::allgather(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions&) {
+  const at::Tensor input = single(inputs, "all_gather");
+  TORCH_CHECK_VALUE(outputs.size() == 1 && outputs.front().size() == static_cast<size_t>(size_), "all_gather: expected ", size_,
+                    " outputs, got ", outputs.empty() ? 0 : outputs.front().size());
+  Tensors touched = outputs.front();
+  Operation operation = collective(c10d::OpType::ALLGATHER, "all_gather", touched, bytes_of(touched));
+  operation.tensors.push_back(input);
+  operation.move = [output = outputs.front(), input] {
+    for (const at::Tensor& part : output) part.copy_(input.view_as(part));
+  };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Operation VirtualGroup::gathered(c10d::OpType type, at::Tensor output, at::Tensor input) const {
+  TORCH_CHECK_VALUE(output.numel() == size_ * input.numel(), "all_gather_into_tensor: expected an output of ", size_, " x ", input.numel(),
+                    " elements, got ", output.numel());
+  Operation operation = collective(type, "all_gather", {output}, bytes_of(output));
+  operation.tensors.push_back(input);
+  operation.move = [output, input, rank = rank_, size = size_] { repeat(output, input, rank, size); };
+  return operation;
+}
+
+VirtualGroup::Work VirtualGroup::_allgather_base(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions&) {
+  return run(gathered(c10d::OpType::_ALLGATHER_BASE, output, input));
+}
+
+VirtualGroup::Work VirtualGroup::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions&) {
+  // outputs[rank][i] is of inputs[i]
+  TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_), "all_gather_coalesced: expected outputs of ", size_, " ranks, got ", outputs.size());
+  Tensors touched;
+  for (const Tensors& row : outputs) {
+    TORCH_CHECK_VALUE(row.size() == inputs.size(), "all_gather_coalesced: expected ", inputs.size(), " outputs a rank, got ", row.size());
+    touched.insert(touched.end(), row.begin(), row.end());
+  }
+  Operation operation = collective(c10d::OpType::ALLGATHER_COALESCED, "all_gather", touched, bytes_of(touched));
+  operation.tensors.insert(operation.tensors.end(), inputs.begin(), inputs.end());
+  operation.move = [outputs, inputs] {
+    for (const Tensors& row : outputs) {
+      for (size_t i = 0; i < row.size(); ++i) row[i].copy_(inputs[i].view_as(row[i]));
+    }
+  };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions&) {
+  TORCH_CHECK_VALUE(!inputs.empty() && outputs.size() == inputs.size(), "all_gather_into_tensor_coalesced: expected as many outputs as the ",
+                    inputs.size(), " inputs, got ", outputs.size());
+  std::vector<Operation> parts;
+  for (size_t i = 0; i < inputs.size(); ++i) parts.push_back(gathered(c10d::OpType::COALESCED, outputs[i], inputs[i]));
+  Operation operation = merged(std::move(parts), c10d::OpType::COALESCED);
+  operation.traffic = traffic_of("all_gather", outputs.front(), operation.bytes);
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::gather(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::GatherOptions& options) {
+  const at::Tensor input = single(inputs, "gather");
+  Operation operation = collective(c10d::OpType::GATHER, "gather", inputs, size_ * bytes_of(input));
+  if (options.rootRank == rank_) {
+    TORCH_CHECK_VALUE(outputs.size() == 1 && outputs.front().size() == static_cast<size_t>(size_), "gather: expected ", size_, " outputs");
+    operation.results = outputs.front();
+    operation.tensors.insert(operation.tensors.end(), outputs.front().begin(), outputs.front().end());
+    operation.move = [output = outputs.front(), input] {
+      for (const at::Tensor& part : output) part.copy_(input.view_as(part));
+    };
+  }
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::scatter(Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ScatterOptions& options) {
+  const at::Tensor output = single(outputs, "scatter");
+  Operation operation = collective(c10d::OpType::SCATTER, "scatter", outputs, size_ * bytes_of(output));
+  if (options.rootRank == rank_) {
+    TORCH_CHECK_VALUE(inputs.size() == 1 && inputs.front().size() == static_cast<size_t>(size_), "scatter: expected ", size_, " inputs");
+    const at::Tensor input = inputs.front()[static_cast<size_t>(rank_)];
+    operation.tensors.push_back(input);
+    operation.move = [output, input] { output.copy_(input.view_as(output)); };
+  }
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& options) {
+  const at::Tensor output = single(outputs, "reduce_scatter");
+  TORCH_CHECK_VALUE(inputs.size() == 1 && inputs.front().size() == static_cast<size_t>(size_), "reduce_scatter: expected ", size_, " inputs");
+  const at::Tensor input = inputs.front()[static_cast<size_t>(rank_)];
+  Operation operation = collective(c10d::OpType::REDUCE_SCATTER, "reduce_scatter", outputs, bytes_of(inputs.front()));
+  operation.tensors.insert(operation.tensors.end(), inputs.front().begin(), inputs.front().end());
+  operation.move = [output, input, op = options.reduceOp, size = size_] {
+    output.copy_(input.view_as(output));
+    reduce_equals(output, op, size);
+  };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Operation VirtualGroup::scattered(c10d::OpType type, at::Tensor output, at::Tensor input, const c10d::ReduceOp& op) const {
+  TORCH_CHECK_VALUE(input.numel() == size_ * output.numel(), "reduce_scatter_tensor: expected an input of ", size_, " x ", output.numel(),
+                    " elements, got ", input.numel());
+  Operation operation = collective(type, "reduce_scatter", {output}, bytes_of(input));
+  operation.tensors.push_back(input);
+  operation.move = [output, input, op, rank = rank_, size = size_] {
+    const at::Tensor part = input.view(-1).narrow(0, rank * output.numel(), output.numel());
+    if (part.data_ptr() != output.data_ptr()) output.view(-1).copy_(part);
+    reduce_equals(output, op, size);
+  };
+  return operation;
+}
+
+VirtualGroup::Work VirtualGroup::_reduce_scatter_base(at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& options) {
+  return run(scattered(c10d::OpType::_REDUCE_SCATTER_BASE, output, input, options.reduceOp));
+}
+
+VirtualGroup::Work VirtualGroup::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& options) {
+  TORCH_CHECK_VALUE(!inputs.empty() && outputs.size() == inputs.size(), "reduce_scatter_tensor_coalesced: expected as many outputs as the ",
+                    inputs.size(), " inputs, got ", outputs.size());
+  std::vector<Operation> parts;
+  for (size_t i = 0; i < inputs.size(); ++i) parts.push_back(scattered(c10d::OpType::COALESCED, outputs[i], inputs[i], options.reduceOp));
+  Operation operation = merged(std::move(parts), c10d::OpType::COALESCED);
+  operation.traffic = traffic_of("reduce_scatter", inputs.front(), operation.bytes);
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::alltoall_base(at::Tensor& output, at::Tensor& input, std::vector<int64_t>& output_splits,
+                                               std::vector<int64_t>& input_splits, const c10d::AllToAllOptions&) {
+  const auto splits_of = [this](const at::Tensor& tensor, const std::vector<int64_t>& splits, const char* name) {
+    if (!splits.empty()) {
+      TORCH_CHECK_VALUE(splits.size() == static_cast<size_t>(size_), "all_to_all_single: expected ", size_, " ", name, " splits, got ", splits.size());
+      return splits;
+    }
+    TORCH_CHECK_VALUE(tensor.dim() > 0 && tensor.size(0) % size_ == 0, "all_to_all_single: ", name, " of shape ", tensor.sizes(),
+                      " cannot be cut into ", size_, " equal parts");
+    return std::vector<int64_t>(static_cast<size_t>(size_), tensor.size(0) / size_);
+  };
+  const Tensors from = input.split_with_sizes(splits_of(input, input_splits, "input"));
+  const Tensors to = output.split_with_sizes(splits_of(output, output_splits, "output"));
+  Operation operation = collective(c10d::OpType::ALLTOALL_BASE, "all_to_all", {output}, std::max(bytes_of(output), bytes_of(input)));
+  operation.tensors.push_back(input);
+  // Each peer has what this rank has for itself; where the splits say that it sends more or less, as much as there is.
+  operation.move = [to, own = from[static_cast<size_t>(rank_)]] {
+    for (const at::Tensor& part : to) {
+      const int64_t rows = std::min(part.size(0), own.size(0));
+      part.narrow(0, 0, rows).copy_(own.narrow(0, 0, rows));
+      part.narrow(0, rows, part.size(0) - rows).zero_();
+    }
+  };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions&) {
+  TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_) && inputs.size() == outputs.size(), "all_to_all: expected ", size_,
+                    " inputs and outputs, got ", inputs.size(), " and ", outputs.size());
+  Operation operation = collective(c10d::OpType::ALLTOALL, "all_to_all", outputs, std::max(bytes_of(outputs), bytes_of(inputs)));
+  operation.tensors.insert(operation.tensors.end(), inputs.begin(), inputs.end());
+  operation.move = [outputs, own = inputs[static_cast<size_t>(rank_)]] {
+    for (const at::Tensor& part : outputs) {
+      const int64_t numel = std::min(part.numel(), own.numel());
+      part.view(-1).narrow(0, 0, numel).copy_(own.view(-1).narrow(0, 0, numel));
+      part.view(-1).narrow(0, numel, part.numel() - numel).zero_();
+    }
+  };
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::barrier(const c10d::BarrierOptions& options) {
+  c10::Device device = at::kCPU;
+  if (options.device.has_value()) {
+    device = *options.device;
+  } else if (options_.stands_for == "nccl") {
+    device = getBoundDeviceId().value_or(c10::impl::VirtualGuardImpl(at::kCUDA).getDevice());
+  }
+  const at::Tensor flag = at::zeros({1}, at::TensorOptions().dtype(at::kFloat).device(device));  // NCCL's barrier is an all-reduce of one
+  Operation operation = collective(c10d::OpType::BARRIER, "all_reduce", {flag}, bytes_of(flag));
+  operation.blocks_host = true;
+  return run(std::move(operation));
+}
+
+// --- messages --------------------------------------------------------------------------------------------------------------------
+
+void VirtualGroup::check_peer(int peer, const char* name) const {
+  TORCH_CHECK_VALUE(peer >= 0 && peer < size_ && peer != rank_, name, ": peer ", peer, " is not another rank of a group of ", size_);
+}
+
+at::Tensor VirtualGroup::last_sent(int peer) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = sent_.find(peer);
+  return found == sent_.end() ? at::Tensor() : found->second;
+}
+
+VirtualGroup::Operation VirtualGroup::message(c10d::OpType type, at::Tensor tensor, int peer) const {
+  const bool is_send = type == c10d::OpType::SEND, on_network = options_.peer_on_network[static_cast<size_t>(peer)];
+  Operation operation;
+  operation.type = type;
+  operation.tensors = operation.results = {tensor};
+  operation.bytes = bytes_of(tensor);
+  operation.traffic = traffic_of(on_network ? "network_point_to_point" : "point_to_point", tensor, operation.bytes);
+  operation.traffic.link = on_network ? kNetworkLink : kNodeLink;
+  operation.traffic.out = is_send;
+  operation.traffic.in = !is_send;
+  operation.peer = peer;
+  if (!is_send) {
+    operation.move = [this, tensor, peer, self = c10::intrusive_ptr<const VirtualGroup>::reclaim_copy(this)]() mutable {
+      const at::Tensor sent = last_sent(peer);
+      if (sent.defined() && sent.nbytes() == tensor.nbytes() && sent.device() == tensor.device()) {
+        tensor.view(-1).view(at::kByte).copy_(sent.view(-1).view(at::kByte));
+      } else if (tensor.is_floating_point()) {
+        tensor.normal_(0, kStrayDeviation);
+      } else {
+        tensor.zero_();
+      }
+    };
+  }
+  return operation;
+}
+
+VirtualGroup::Work VirtualGroup::send(Tensors& tensors, int peer, int tag) {
+  check_peer(peer, "send");
+  const at::Tensor tensor = single(tensors, "send");
+  Operation operation = message(c10d::OpType::SEND, tensor, peer);
+  std::shared_ptr<std::function<void()>> receive;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    sent_[peer] = tensor.detach();
+    if (tensor.is_cpu()) {
+      Mailbox& mailbox = *mailboxes_.try_emplace({peer, tag}, std::make_shared<Mailbox>()).first->second;
+      const std::lock_guard<std::mutex> mailbox_lock(mailbox.mutex);
+      if (mailbox.receives.empty()) {
+        ++mailbox.sends_ahead;
+      } else {
+        receive = std::move(mailbox.receives.front());
+        mailbox.receives.pop_front();
+      }
+    }
+  }
+  if (receive != nullptr) (*receive)();
+  if (tensor.is_cpu()) return run_on_host(std::move(operation), nullptr);
+  return run(std::move(operation));
+}
+
+VirtualGroup::Work VirtualGroup::recv(Tensors& tensors, int peer, int tag) {
+  check_peer(peer, "recv");
+  const at::Tensor tensor = single(tensors, "recv");
+  Operation operation = message(c10d::OpType::RECV, tensor, peer);
+  if (!tensor.is_cpu()) return run(std::move(operation));
+
+  const auto work = c10::make_intrusive<VirtualWork>(rank_, operation.type, operation.results, std::nullopt);
+  work->source_ = peer;
+  const auto started = std::make_shared<std::once_flag>();
+  add_to_totals(operation.bytes, operation.traffic.cost.latency_s + operation.traffic.cost.transfer_s);
+  const auto submit = [work, started, operation = std::move(operation)] {
+    std::call_once(*started, [&] {
+      HostLinks::instance().submit(operation.traffic, nullptr, [] {},
+                                   [work, move = operation.move] {
+                                     try {
+                                       const at::AutoDispatchBelowADInplaceOrView below_autograd;
+                                       move();
+                                       work->complete();
+                                     } catch (...) {
+                                       work->fail(std::current_exception());
+                                     }
+                                   });
+    });
+  };
+  std::shared_ptr<Mailbox> mailbox;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    mailbox = mailboxes_.try_emplace({peer, tag}, std::make_shared<Mailbox>()).first->second;
+  }
+  const auto waiting = std::make_shared<std::function<void()>>(submit);
+  bool has_message = false;
+  {
+    const std::lock_guard<std::mutex> lock(mailbox->mutex);
+    has_message = mailbox->sends_ahead > 0;
+    if (has_message) {
+      --mailbox->sends_ahead;
+    } else {
+      mailbox->receives.push_back(waiting);
+    }
+  }
+  if (has_message) {
+    submit();
+    return work;
+  }
+  work->start_when_waited_for = [mailbox, weak = std::weak_ptr<std::function<void()>>(waiting)] {
+    std::shared_ptr<std::function<void()>> receive;
+    {
+      const std::lock_guard<std::mutex> lock(mailbox->mutex);
+      const auto found = std::find(mailbox->receives.begin(), mailbox->receives.end(), weak.lock());
+      if (found == mailbox->receives.end()) return;
+      receive = std::move(*found);
+      mailbox->receives.erase(found);
+    }
+    (*receive)();
+  };
+  return work;
+}
+
+VirtualGroup::Work VirtualGroup::recvAnysource(Tensors& tensors, int tag) { return recv(tensors, rank_ == 0 ? 1 % size_ : 0, tag); }
+
+// --- how operations run ----------------------------------------------------------------------------------------------------------
+
+Traffic VirtualGroup::traffic_of(const std::string& operation, const at::Tensor& like, int64_t bytes) const {
+  Traffic traffic;
+  traffic.link = options_.link;
+  if (size_ > 1) traffic.cost = cost_of(options_.costs, operation, dtype_name(like.scalar_type()), bytes);
+  return traffic;
+}
+
+VirtualGroup::Operation VirtualGroup::collective(c10d::OpType type, const std::string& name, Tensors tensors, int64_t bytes) const {
+  Operation operation;
+  operation.type = type;
+  operation.bytes = bytes;
+  operation.traffic = traffic_of(name, tensors.front(), bytes);
+  operation.results = tensors;
+  operation.tensors = std::move(tensors);
+  return operation;
+}
+
+// Calls that NCCL would send as one: their latencies at the same time, their bytes one after the other, each direction for itself.
+VirtualGroup::Operation VirtualGroup::merged(std::vector<Operation> operations, c10d::OpType type) {
+  Operation all = operations.front();
+  all.type = type;
+  all.peer = -1;
+  all.tensors.clear();
+  all.results.clear();
+  all.bytes = 0;
+  std::vector<std::function<void()>> moves;
+  double out_s = 0, in_s = 0;
+  for (Operation& operation : operations) {
+    const Traffic& traffic = operation.traffic;
+    all.tensors.insert(all.tensors.end(), operation.tensors.begin(), operation.tensors.end());
+    all.results.insert(all.results.end(), operation.results.begin(), operation.results.end());
+    all.bytes += operation.bytes;
+    all.traffic.cost.latency_s = std::max(all.traffic.cost.latency_s, traffic.cost.latency_s);
+    all.traffic.cost.demand = std::max(all.traffic.cost.demand, traffic.cost.demand);
+    all.traffic.link = std::max(all.traffic.link, traffic.link);
+    if (traffic.out) out_s += traffic.cost.transfer_s;
+    if (traffic.in) in_s += traffic.cost.transfer_s;
+    all.blocks_host = all.blocks_host || operation.blocks_host;
+    if (operation.move) moves.push_back(std::move(operation.move));
+  }
+  all.traffic.out = out_s > 0;
+  all.traffic.in = in_s > 0;
+  all.traffic.cost.transfer_s = std::max(out_s, in_s);
+  all.move = [moves = std::move(moves)] {
+    for (const auto& move : moves) move();
+  };
+  return all;
+}
+
+void VirtualGroup::startCoalescing() {
+  TORCH_CHECK(!coalesced_.has_value(), "virtual group: startCoalescing was called twice");
+  coalesced_.emplace();
+}
+
+VirtualGroup::Work VirtualGroup::endCoalescing() {
+  TORCH_CHECK(coalesced_.has_value(), "virtual group: endCoalescing was called without startCoalescing");
+  std::vector<Operation> operations = std::move(*coalesced_);
+  coalesced_.reset();
+  if (operations.empty()) return nullptr;
+  return run(operations.size() == 1 ? std::move(operations.front()) : merged(std::move(operations), c10d::OpType::COALESCED));
+}
+
+VirtualGroup::Work VirtualGroup::run(Operation operation) {
+  if (coalesced_.has_value()) {
+    coalesced_->push_back(std::move(operation));
+    auto placeholder = c10::make_intrusive<VirtualWork>(rank_, c10d::OpType::COALESCED, Tensors{}, std::nullopt);
+    placeholder->complete();  // endCoalescing gives the Work to wait for
+    return placeholder;
+  }
+  ++sequence_;
+  const c10::Device device = operation.tensors.front().device();
+  return device.is_cpu() ? run_on_host(std::move(operation), queue_) : run_on_device(std::move(operation), device);
+}
+
+VirtualGroup::Work VirtualGroup::run_on_host(Operation operation, std::shared_ptr<TransferQueue> queue) {
+  add_to_totals(operation.bytes, operation.traffic.cost.latency_s + operation.traffic.cost.transfer_s);
+  auto work = c10::make_intrusive<VirtualWork>(rank_, operation.type, operation.results, std::nullopt);
+  const auto error = std::make_shared<std::exception_ptr>();
+  auto move = [move = std::move(operation.move), error] {
+    if (!move) return;
+    try {
+      const at::AutoDispatchBelowADInplaceOrView below_autograd;
+      move();
+    } catch (...) {
+      *error = std::current_exception();
+    }
+  };
+  auto done = [work, error, tensors = std::move(operation.tensors)] {
+    if (*error != nullptr) {
+      work->fail(*error);
+    } else {
+      work->complete();
+    }
+  };
+  HostLinks::instance().submit(operation.traffic, queue, std::move(move), std::move(done));
+  return work;
+}
+
+VirtualGroup::Work VirtualGroup::run_on_device(Operation operation, c10::Device device) {
+  const c10::DeviceGuard device_guard(device);
+  std::unique_ptr<DeviceLane>& lane = lanes_[{device.index(), operation.peer}];
+  if (lane == nullptr) lane = std::make_unique<DeviceLane>(device);
+  const c10::impl::VirtualGuardImpl streams(device.type());
+  c10::Event ready(device.type());
+  ready.record(streams.getStream(device));
+  ready.block(lane->stream());
+  const c10::StreamGuard stream_guard(lane->stream());
+  const bool takes_time = links_take_time && size_ > 1;
+  if (takes_time) lane->mark_start();
+  if (operation.move) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    operation.move();
+  }
+  if (takes_time) lane->hold(operation.traffic);
+  add_to_totals(operation.bytes, operation.traffic.cost.latency_s + operation.traffic.cost.transfer_s);
+  auto work = c10::make_intrusive<VirtualWork>(rank_, operation.type, operation.results, device);
+  work->source_ = operation.type == c10d::OpType::RECV ? operation.peer : -1;
+  work->complete_on(lane->stream(), std::move(operation.tensors), operation.blocks_host);
+  return work;
+}
+
+}  // namespace gpualloc::rehearsal
