@@ -49,6 +49,15 @@ class BenchCase:
     compile: bool = False  # torch.compile
     grad_accum_steps: int = 1  # backward passes of `per_device_batch_size` samples per optimiser step
     activation_checkpointing: bool = False
+    # The cluster that is rehearsed on one device, as in gpualloc.rehearsal; None: the ranks are real.
+    gpus_per_node: int | None = None
+    link: str | None = None  # inside a node
+    network: str | None = None  # between nodes
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether all ranks but one are modelled."""
+        return self.gpus_per_node is not None and self.world_size > 1
 
     def key(self) -> str:
         """A short digest: equal exactly when two cases ask for the same work. Details at their default leave it as it is."""
@@ -56,17 +65,25 @@ class BenchCase:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def details(self) -> dict[str, Any]:
-        """The details that are not at their default."""
-        return {name: getattr(self, name) for name, default in DETAILS.items() if getattr(self, name) != default}
+        """The details that are not at their default, without the cluster of a rehearsal."""
+        return {name: getattr(self, name) for name, default in DETAILS.items() if name not in REHEARSAL and getattr(self, name) != default}
+
+    def cluster(self) -> str | None:
+        """The rehearsed cluster in words, such as "nodes of 8 over nvlink4, ib_ndr between them"; None: a real one."""
+        if self.gpus_per_node is None:
+            return None
+        inside = f"nodes of {self.gpus_per_node} over {self.link}" if self.link is not None else "nodes of 1"
+        return inside if self.network is None else f"{inside}, {self.network} between them"
 
     def label(self) -> str:
         """A short name for progress lines and messages, such as "mobilenet_v2 200px fp16 ddp/torch_fp16 x2 channels_last"."""
         size = f"{self.image_size_px}px" if self.image_size_px is not None else f"{self.sequence_length}tok"
         strategy = f"{self.strategy}/{self.hook}" if self.strategy == "ddp" else self.strategy
-        words = [self.model, size, self.precision, strategy, f"x{self.world_size}"]
+        words = [self.model, size, self.precision, strategy, f"x{self.world_size}", *(["rehearsed"] if self.is_rehearsed else [])]
         return " ".join([*words, *(name if value is True else f"{name}={value}" for name, value in self.details().items())])
 
 
+REHEARSAL = ("gpus_per_node", "link", "network")
 DETAILS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BenchCase) if field.default is not dataclasses.MISSING}
 
 

@@ -97,6 +97,7 @@ def expand_grid(options: BenchOptions, *, num_gpus: int, device_memory_bytes: in
         UsageError: options that contradict each other, the machine or the data.
     """
     models = options.chosen_models()
+    cluster = _cluster(options)
     _check_workload_options(options, models)
     world_sizes = _world_sizes(options, num_gpus)
     is_asked = options.per_device_batch_sizes is not None  # then it is tried as it is
@@ -105,7 +106,7 @@ def expand_grid(options: BenchOptions, *, num_gpus: int, device_memory_bytes: in
     for model in models:
         for size in _sizes(options, model):
             cases = [
-                _make_case(options, model=model, size=size, batch_size=1, precision=precision, ranks=ranks, details=details)
+                _make_case(options, model=model, size=size, batch_size=1, precision=precision, ranks=ranks, details={**details, **cluster})
                 for precision, details in itertools.product(options.precisions, _details(options, model))
                 for ranks in _ranks(options, precision, world_sizes)
             ]
@@ -140,6 +141,27 @@ def _make_case(
         seed=options.seed,
         **details,
     )
+
+
+def _cluster(options: BenchOptions) -> dict[str, Any]:
+    """Fields of the rehearsed cluster, of all cases: a single process is the rehearsal of one GPU.
+
+    Raises:
+        UsageError: links that are not known, or do not make such a cluster.
+    """
+    given = {"--gpus-per-node": options.gpus_per_node, "--link": options.link, "--network": options.network}
+    if options.rehearse is None:
+        unused = [option for option, value in given.items() if value is not None]
+        if unused:
+            raise UsageError(f"{unused[0]} describes a cluster to rehearse; name its sizes too, such as --rehearse 2,4,8")
+        return {}
+    if options.num_gpus is not None or options.ranks_per_gpu > 1:
+        raise UsageError("--rehearse has one real rank; leave --gpus and --ranks-per-gpu out, or --rehearse")
+    from gpualloc.rehearsal.cluster import make_cluster
+
+    return make_cluster(
+        options.rehearse, gpus_per_node=options.gpus_per_node, link=options.link, network=options.network
+    )._asdict()
 
 
 def _details(options: BenchOptions, model: str) -> list[dict[str, Any]]:
@@ -194,7 +216,9 @@ def _num_shards(case: BenchCase) -> int:
 
 
 def _ranks_per_device(options: BenchOptions, world_sizes: tuple[int, ...]) -> int:
-    return options.ranks_per_gpu if options.device == "cuda" else max(world_sizes)
+    if options.device == "cuda" or options.rehearse is not None:
+        return options.ranks_per_gpu
+    return max(world_sizes)
 
 
 def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) -> list[_Ranks]:
@@ -204,7 +228,7 @@ def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) 
         if strategy in _HOOKED_STRATEGIES:
             hooks = options.hooks or _DEFAULT_HOOKS.get(precision) or hooks
         sizes = (1,) if strategy == "single" else world_sizes
-        if options.device == "cpu" and strategy in strategies.HYBRIDS:
+        if options.device == "cpu" and options.rehearse is None and strategy in strategies.HYBRIDS:
             sizes = (strategies.MIN_HYBRID_WORLD_SIZE,)  # ranks cost nothing there but their share of the cores
         pairs = itertools.product(sizes, hooks)
         ranks += [_Ranks(strategy=strategy, hook=hook, world_size=world_size) for world_size, hook in pairs]
@@ -214,6 +238,8 @@ def _ranks(options: BenchOptions, precision: str, world_sizes: tuple[int, ...]) 
 def _world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
     """Numbers of ranks of all strategies but single."""
     _check_ranks_are_used(options)
+    if options.rehearse is not None:
+        return options.rehearse
     if options.device == "cpu":
         counts = options.num_gpus or ("all",)
         if options.ranks_per_gpu > 1 or any(isinstance(count, int) for count in counts):

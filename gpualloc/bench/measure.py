@@ -4,7 +4,8 @@ The two kinds alternate, so that a machine that drifts hits both alike. Where re
 what they got ready during the pause, so that every block waits for reading as a long run does. Where the figures come from:
 
     step_time      block of steps as they train, each from "next batch" to "optimiser has stepped"
-    compute_time   block under no_sync; the training state is put back afterwards, so the losses are those of a run without it
+    compute_time   block under no_sync, or over links that take no time where a rehearsed strategy has no such block; the training
+                   state is put back afterwards, so the losses are those of a run without it
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from gpualloc.bench.preparation import prepare_model
 from gpualloc.bench.rank_files import DEFAULT_CI_TARGET, RankReport
 from gpualloc.comm import HookStats
 from gpualloc.records import BenchCase
+from gpualloc.rehearsal import links_take_no_time
 from gpualloc.strategies.wrapped import Batch, Wrapped
 from gpualloc.workloads import count_prefetched_batches, make_optimizer, open_batches
 
@@ -149,7 +151,7 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target:
         step_times_s.append(times_s)
         losses += [first_loss.item(), last_loss.item()]
         peak_memory_bytes = peak_memory_bytes or _peak_memory_bytes(device)  # before any copy of the state
-        if case.strategy == "single" or trainer.wrapped.no_sync is None:
+        if case.strategy == "single" or (trainer.wrapped.no_sync is None and not case.is_rehearsed):
             compute_times_s.append([])  # all of it is computing, or it cannot be told apart
             continue
         # A second stream of batches, so that the synchronised steps see the data they would see alone.
@@ -179,8 +181,8 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target:
 
 def _time_compute(trainer: Trainer, batches: Iterator[Batch], num_read_ahead: int) -> list[float]:
     num_steps = trainer.case.num_steps
-    assert trainer.wrapped.no_sync is not None
-    with trainer.state_put_back(), trainer.wrapped.no_sync():
+    without_communication = trainer.wrapped.no_sync or links_take_no_time  # the latter where ranks are rehearsed
+    with trainer.state_put_back(), without_communication():
         for _ in range(num_read_ahead):
             trainer.step(batches)
         _wait_for_all(trainer.device)  # all ranks compute at the same time, as they do in the synchronised steps

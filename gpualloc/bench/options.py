@@ -21,6 +21,7 @@ _MAX_STEPS = 10**6
 _MAX_REPEATS = 1000
 _MAX_RANKS_PER_GPU = 16
 _MAX_WORKERS = 256
+_MAX_REHEARSED = 2**16
 _MAX_GRAD_ACCUM_STEPS = 2**16
 _MAX_SEED = 2**63 - 1
 
@@ -45,6 +46,10 @@ class BenchOptions:
     strategies: tuple[str, ...] = DEFAULT_STRATEGIES
     hooks: tuple[str, ...] | None = None  # of ddp
     num_gpus: tuple[int | str, ...] | None = None  # of all strategies but single; "all" and "1..all" wait for the machine
+    rehearse: tuple[int, ...] | None = None  # numbers of GPUs to rehearse on one device, in place of num_gpus
+    gpus_per_node: int | None = None  # of the rehearsed cluster
+    link: str | None = None  # inside its nodes
+    network: str | None = None  # between them
     ranks_per_gpu: int = 1
     tunings: tuple[str, ...] | None = None
     optimizers: tuple[str, ...] | None = None
@@ -73,6 +78,8 @@ class BenchOptions:
         _check_numbers("--num-workers", self.num_workers, 0, _MAX_WORKERS)
         _check_numbers("--grad-accum", self.grad_accum_steps, 1, _MAX_GRAD_ACCUM_STEPS)
         _check_numbers("--batch-size", self.per_device_batch_sizes, 1, _MAX_BATCH_SIZE)
+        _check_numbers("--rehearse", self.rehearse, 1, _MAX_REHEARSED)
+        _check_numbers("--gpus-per-node", _given(self.gpus_per_node), 1, _MAX_REHEARSED)
         _check_numbers("--ranks-per-gpu", (self.ranks_per_gpu,), 1, _MAX_RANKS_PER_GPU)
         _check_numbers("--warmup-steps", _given(self.num_warmup_steps), 0, _MAX_STEPS)
         _check_numbers("--steps", _given(self.num_steps), 1, _MAX_STEPS)

@@ -64,7 +64,9 @@ def _write_order(folder: Path, order: rank_files.CaseOrder) -> None:
 
 
 def _describe_backend(case: BenchCase, *, has_slices: bool) -> str | None:
-    """The backend, and how ranks share a GPU where they do."""
+    """The backend, and how ranks share a GPU where they do, or which cluster is rehearsed."""
+    if case.is_rehearsed:
+        return f"rehearsed {'gloo' if case.device == 'cpu' else 'nccl'} ranks, {case.cluster()}"
     if case.strategy in ONE_PROCESS:
         return f"one of {case.ranks_per_gpu} MPS slices" if has_slices else None
     if case.device == "cpu":

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,18 +60,26 @@ def joined_ranks(folder: Path, rank: int, case: BenchCase, *, timeout_s: float) 
 
     torch.set_num_threads(num_threads)
     device = _claim_device(case, rank)
-    if case.strategy not in ONE_PROCESS:
-        dist.init_process_group(
-            "nccl" if case.device == "cuda" else "gloo",
-            init_method=f"file://{folder / 'rendezvous'}",  # no port that could be in use
-            rank=rank,
-            world_size=case.world_size,
-            timeout=datetime.timedelta(seconds=timeout_s),
-            device_id=device if case.device == "cuda" else None,
-        )
-    yield device
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    with _rehearsed(case) if case.is_rehearsed else nullcontext():
+        if case.strategy not in ONE_PROCESS:
+            dist.init_process_group(
+                "nccl" if case.device == "cuda" else "gloo",
+                init_method=f"file://{folder / 'rendezvous'}",  # no port that could be in use
+                rank=rank,
+                world_size=case.world_size,
+                timeout=datetime.timedelta(seconds=timeout_s),
+                device_id=device if case.device == "cuda" else None,
+            )
+        yield device
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _rehearsed(case: BenchCase) -> AbstractContextManager[None]:
+    from gpualloc.rehearsal import Rehearsal, rehearsed
+
+    assert case.gpus_per_node is not None
+    return rehearsed(Rehearsal(world_size=case.world_size, gpus_per_node=case.gpus_per_node, link=case.link, network=case.network))
 
 
 def _run(folder: Path, rank: int, order: rank_files.CaseOrder) -> None:

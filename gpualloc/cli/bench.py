@@ -81,6 +81,12 @@ def bench(
     gpus: Annotated[
         str | None, _how("Numbers of GPUs, for all strategies but single (default: all); 1..all for each number.", "LIST")
     ] = None,
+    rehearse: Annotated[
+        str | None, _how("Numbers of GPUs to rehearse on this one device, with the links modelled: docs/rehearse.md.", "LIST")
+    ] = None,
+    link: Annotated[str | None, _how("Of the rehearsed cluster, inside a node: nvlink4, pcie5, ... or a calibrated one.", "NAME|FILE")] = None,
+    network: Annotated[str | None, _how("Of the rehearsed cluster, between nodes: ib_ndr, ethernet_100g, ...", "NAME|FILE")] = None,
+    gpus_per_node: Annotated[int | None, _how("Of the rehearsed cluster (default: 8).")] = None,
     ranks_per_gpu: Annotated[int | None, _how("Ranks that share a GPU (default: 1): as equal slices where MPS can be started.")] = None,
     warmup_steps: Annotated[int | None, _how("Untimed steps at the start (default: 10; on a CPU 2).")] = None,
     steps: Annotated[int | None, _how("Timed steps per repeat (default: 20; on a CPU 2).")] = None,
@@ -123,6 +129,7 @@ def bench(
       gpualloc bench --preset study --max-minutes 60 --dry-run
       gpualloc bench --workload image --image-size 100..500:100 --precision fp16
       gpualloc bench --model gpt2 --precision bf16 --gpus 1..all
+      gpualloc bench --model gpt2 --rehearse 2,4,8,16 --link nvlink4 --network ib_ndr
       gpualloc bench --data digits --strategy ddp --hook none,gpualloc_fp16 --json
     """
     if as_json and csv == "-":
@@ -250,7 +257,8 @@ def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
     first = cells[0].case
     world_sizes = {cell.case.world_size for cell in cells if cell.case.strategy != "single"}
     backend = "gloo" if first.device == "cpu" else "nccl"
-    ranks = f"{', '.join(map(str, sorted(world_sizes)))} {backend} ranks" if world_sizes else "one process"
+    rehearsed = "rehearsed " if first.cluster() is not None else ""
+    ranks = f"{', '.join(map(str, sorted(world_sizes)))} {rehearsed}{backend} ranks" if world_sizes else "one process"
     if first.device == "cpu":
         _say(f"CPU, {ranks}, not comparable with a GPU ({environment.device_name}, {environment.num_cpus} cores)")
     else:

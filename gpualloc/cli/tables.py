@@ -187,7 +187,8 @@ def _title(row: Measurement) -> str:
     case = row.case
     size = f"{case.image_size_px} px" if case.image_size_px is not None else f"{case.sequence_length} tokens"
     data = "" if case.data == "synthetic" else f" of {case.data}"
-    return printable(f"{case.model}, {size}{data}, {case.precision}, {case.per_device_batch_size} per rank, {case.device}")
+    cluster = f", rehearsed: {case.cluster()}" if case.cluster() is not None else ""
+    return printable(f"{case.model}, {size}{data}, {case.precision}, {case.per_device_batch_size} per rank, {case.device}{cluster}")
 
 
 def _name(row: Measurement) -> str:

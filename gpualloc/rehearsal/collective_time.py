@@ -190,7 +190,7 @@ def _two_level(num_bytes: float, topology: GroupTopology) -> CollectiveTime:
     latency_us = 2 * node.base_latency_us + 2 * (l - 1) * node.hop_latency_us.ring
     latency_us += network.base_latency_us + 2 * math.ceil(math.log2(m)) * network.hop_latency_us.tree
     inside_s = 2 * (l - 1) / l * num_bytes / (node.busbw_gb_s * _GB * node.efficiency_at(num_bytes))
-    share = network.efficiency_at(num_bytes / l)
+    share = network.efficiency_at(num_bytes, nics=topology.network_share())
     between_s = 2 * (m - 1) / m * num_bytes / (network.busbw_gb_s * _GB * topology.network_share() * share)
     busy = between_s / (inside_s + between_s)
     return CollectiveTime(latency_s=latency_us * _US, transfer_s=inside_s + between_s, demand=busy * share * _fill(network))
@@ -213,11 +213,11 @@ def _all_to_all(num_bytes: float, topology: GroupTopology) -> CollectiveTime:
     if topology.num_nodes > 1:
         assert topology.network is not None
         network = topology.network
-        bytes_per_s = network.busbw_gb_s * _GB * topology.network_share() / l * network.efficiency_at(num_bytes)
+        bytes_per_s = network.busbw_gb_s * _GB * topology.network_share() / l * network.efficiency_at(num_bytes, nics=topology.network_share())
         transfers.append((n - l) / n * num_bytes / bytes_per_s)
     link = topology.link
     latency_us = link.base_latency_us + link.hop_latency_us.ring
-    demand = link.efficiency_at(num_bytes) * _fill(link)
+    _, demand = _bandwidth(num_bytes, topology)
     return CollectiveTime(latency_s=latency_us * _US, transfer_s=max(transfers), demand=demand)
 
 
@@ -241,10 +241,10 @@ def _message(num_bytes: float, link: LinkModel | None) -> CollectiveTime:
 def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]:
     """(bytes per second of the slowest link on the ring, share of its capacity)."""
     link = topology.link
-    share = link.efficiency_at(num_bytes)
-    busbw_gb_s = link.busbw_gb_s
+    nics = topology.network_share() if topology.num_nodes > 1 else 1
+    share = link.efficiency_at(num_bytes, nics=nics)
+    busbw_gb_s = link.busbw_gb_s * nics
     if topology.num_nodes > 1:
-        busbw_gb_s *= topology.network_share()
         if topology.node_link is not None and topology.ranks_per_node > 1:
             busbw_gb_s = min(busbw_gb_s, topology.node_link.busbw_gb_s)
     return busbw_gb_s * _GB * share, share * _fill(link)

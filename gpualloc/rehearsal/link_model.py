@@ -60,6 +60,7 @@ class LinkModel(_Data):
     base_latency_us: _NotNegative  # of a collective of any size
     hop_latency_us: HopLatency
     efficiency: Curve  # [bytes of an all-reduce, share of busbw that the part beyond latency reaches]; 1 beyond the last
+    efficiency_nics: Annotated[int, Field(ge=1)] = 1  # NICs of a node among which those bytes were divided
     algorithm: Literal["auto", "ring", "tree", "two_level"] = "auto"
     collectives_in_flight: Annotated[int, Field(ge=1)] = 1  # of one group: 1 for NCCL, 2 for gloo
     measured: MeasuredCollectives | None = None
@@ -79,8 +80,9 @@ class LinkModel(_Data):
             raise ValueError("efficiency: a share is above 1")
         return self
 
-    def efficiency_at(self, num_bytes: float) -> float:
-        """Share of `busbw_gb_s` for an all-reduce of `num_bytes`, from points between which it is straight over log(bytes)."""
+    def efficiency_at(self, num_bytes: float, *, nics: float = 1) -> float:
+        """Share of `busbw_gb_s` for an all-reduce of `num_bytes` through so many NICs of each node."""
+        num_bytes *= self.efficiency_nics / nics
         return interpolate(self.efficiency, num_bytes) if num_bytes < self.efficiency[-1][0] else 1.0
 
 

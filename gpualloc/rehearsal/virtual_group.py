@@ -141,9 +141,15 @@ def register() -> None:
         dist.Backend.register_backend(BACKEND, _make_group, extended_api=True, devices=["cpu", "cuda"])
 
 
-def set_links_take_time(take_time: bool) -> None:
-    """Whether collectives of virtual groups take their modelled time, or end at once. Of the whole process."""
-    _native.module().set_links_take_time(take_time)
+@contextmanager
+def links_take_no_time() -> Iterator[None]:
+    """Inside, collectives of virtual groups end at once: what a step takes without communication. For the whole process."""
+    native = _native.module()
+    native.set_links_take_time(False)
+    try:
+        yield
+    finally:
+        native.set_links_take_time(True)
 
 
 def _make_group(options: Any, backend_options: object) -> Any:

@@ -22,7 +22,7 @@ _MAX_MICROBATCHES_PER_STAGE = 4  # GPipe (Huang et al. 2019, arXiv:1811.06965, 2
 
 def num_processes(case: BenchCase) -> int:
     """Processes to start."""
-    return 1 if case.strategy in ONE_PROCESS else case.world_size
+    return 1 if case.strategy in ONE_PROCESS or case.is_rehearsed else case.world_size
 
 
 def data_ranks(case: BenchCase) -> int:

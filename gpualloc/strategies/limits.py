@@ -20,10 +20,20 @@ def unsupported_reason(case: BenchCase, *, num_gpus: int) -> str | None:
     Args:
         num_gpus: visible GPUs; 0 on a CPU machine.
     """
-    reason = _hook_reason(case) or _detail_reason(case)
+    reason = _rehearsal_reason(case) or _hook_reason(case) or _detail_reason(case)
     if reason is None and case.strategy in _REASONS:
         reason = _REASONS[case.strategy](case, num_gpus)
     return reason
+
+
+def _rehearsal_reason(case: BenchCase) -> str | None:
+    if not case.is_rehearsed:
+        return None
+    if case.strategy in ("pipeline", "pipeline_ddp"):
+        return "a stage waits for other stages' computing, and a rehearsal has one stage's alone"
+    if case.strategy == "data_parallel":
+        return "DataParallel is one process that drives all its GPUs; without them it cannot be rehearsed, ddp can"
+    return None
 
 
 def _hook_reason(case: BenchCase) -> str | None:

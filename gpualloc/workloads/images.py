@@ -142,4 +142,5 @@ def choose_num_workers(case: BenchCase) -> int:
     if case.device == "cpu":
         return 0
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(_MAX_WORKERS, num_cores // case.world_size - 1))
+    ranks_here = min(case.world_size, case.gpus_per_node or case.world_size)
+    return max(0, min(_MAX_WORKERS, num_cores // ranks_here - 1))
