@@ -36,6 +36,7 @@ from gpualloc.cli.tables import json_text
 from gpualloc.errors import CaseFailedError
 
 _LAB = "compare"  # the lab's name
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # of gloo ranks: where torch sees a GPU, its PowerSGD synchronises a CPU device with it, and dies
 Command = list[str]
 
 
@@ -66,7 +67,7 @@ def placements(arguments: argparse.Namespace) -> Generator[Placement, None, None
             world_size=world_size,
             link="gloo over loopback",
             backend="gloo",
-            environment=lambda rank: {**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+            environment=lambda rank: {**os.environ, **_NO_GPU, "GLOO_SOCKET_IFNAME": "lo"},
             wrap_command=lambda rank, command: ["taskset", "-c", str(cores[rank % len(cores)]), *command],
         )
     for world_size in arguments.nccl_ranks:
@@ -93,7 +94,7 @@ def _lab_placement(num_hosts: int, rate: str) -> Iterator[Placement]:
             backend="gloo",
             interface=network_lab.INTERFACE,
             measured_mbit_s=[flow.mbit_s for flow in lab.measure()],
-            environment=lambda rank: lab.environment(os.environ),
+            environment=lambda rank: {**lab.environment(os.environ), **_NO_GPU},
             wrap_command=lab.command,
         )
 

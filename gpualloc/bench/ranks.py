@@ -134,7 +134,7 @@ class _Watch:
 
     def statuses(self) -> dict[int, str]:
         """rank -> state of its process, of the ranks that have not reported."""
-        found = {}
+        found: dict[int, str] = {}
         for rank, process in enumerate(self.processes):
             if not rank_files.has_report(self.folder, rank):
                 with contextlib.suppress(psutil.Error):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import compare_hooks, comparison_table
+from benchmarks import compare_hooks, comparison_table, network_lab
 from benchmarks.compare_rank import COMPUTE, ComparisonReport, HookFigures
 from benchmarks.compared_models import COMPARED_MODELS
 
@@ -96,6 +97,27 @@ def test_ranks_that_share_a_gpu_look_like_hosts_of_their_own(monkeypatch: pytest
     environments = [four.environment(rank) for rank in range(4)]
     assert len({environment["NCCL_HOSTID"] for environment in environments}) == 4
     assert {environment["NCCL_SOCKET_IFNAME"] for environment in environments} == {"lo"}
+
+
+def test_ranks_on_cores_see_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's PowerSGD dies on CPU tensors where it sees one."""
+    monkeypatch.setattr(compare_hooks.network_lab, "network_lab", lambda num_hosts, rate, name: nullcontext(MadeLab()))
+    for where in ("--local", "--lab"):
+        monkeypatch.setattr(sys, "argv", ["compare_hooks.py", where, "2"])
+        (placement,) = compare_hooks.placements(compare_hooks._parse())
+        assert placement.backend == "gloo"
+        assert placement.environment(1)["CUDA_VISIBLE_DEVICES"] == ""
+        assert "PATH" in placement.environment(1)
+
+
+class MadeLab(network_lab.Lab):
+    """One that is not up."""
+
+    def __init__(self) -> None:
+        super().__init__(name="made", num_hosts=2, rate_bit_s=None)
+
+    def measure(self) -> list[network_lab.Flow]:
+        return []
 
 
 def test_ratios_are_formed_within_rounds() -> None:
