@@ -16,7 +16,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -114,7 +114,7 @@ def compare(placement: Placement, model: str, arguments: argparse.Namespace) -> 
     hooks, died = list(arguments.hooks), {}
     while True:
         try:
-            report, how = _run_ranks(placement, model, hooks, arguments)
+            report, how = run_ranks(placement, model, hooks, arguments)
         except _HookDiedError as death:
             print(f"  {death}", file=sys.stderr)
             if death.hook not in hooks:  # before the first hook's turn, or in the compute steps
@@ -132,15 +132,17 @@ class _HookDiedError(Exception):
         self.hook = hook
 
 
-def _run_ranks(placement: Placement, model: str, hooks: list[str], arguments: argparse.Namespace) -> tuple[ComparisonReport, str]:
-    """One process group. Returns its report, and how ranks share a GPU where they do."""
+def run_ranks(
+    placement: Placement, model: str, hooks: list[str], arguments: argparse.Namespace, *, rehearsal: dict[str, Any] | None = None
+) -> tuple[ComparisonReport, str]:
+    """One process group, real or rehearsed. Returns its report, and how ranks share a GPU where they do."""
     order = Order(
         model=model,
         hooks=hooks,
         backend=placement.backend,
         world_size=placement.world_size,
         ranks_per_gpu=placement.ranks_per_gpu,
-        interface=placement.interface,
+        interface=placement.interface if rehearsal is None else None,
         num_rounds=arguments.rounds,
         num_steps=arguments.steps,
         num_settle_steps=arguments.settle_steps,
@@ -149,26 +151,38 @@ def _run_ranks(placement: Placement, model: str, hooks: list[str], arguments: ar
         one_at_a_time=arguments.one_at_a_time,
         timeout_s=arguments.timeout_s,
         parent_pid=os.getpid(),
+        rehearsal=rehearsal,
     )
-    with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gpualloc-compare-", ignore_cleanup_errors=True)))
+    # Rehearsing ranks that share a GPU have as many neighbours as real ones; on hosts of their own one is enough.
+    num_ranks = placement.world_size if rehearsal is None else placement.ranks_per_gpu
+    with ranks_placed(placement) as (folder, environments, how):
         compare_rank.write_order(folder, order)
-        environments, how = [placement.environment(rank) for rank in range(placement.world_size)], ""
-        if placement.has_daemon:
-            places = cleanup.enter_context(mps.mps_daemon(folder))
-            how = ", time-sliced" if places is None else ", MPS slices"
-            if places is not None:
-                environments = [mps.client_environment(one, places, ranks_per_gpu=placement.ranks_per_gpu) for one in environments]
         try:
-            with started_ranks(folder, environments, worker="benchmarks.compare_rank", wrap_command=placement.wrap_command) as processes:
+            with started_ranks(
+                folder, environments[:num_ranks], worker="benchmarks.compare_rank", wrap_command=placement.wrap_command
+            ) as processes:
                 wait_for_ranks(folder, processes, timeout_s=arguments.timeout_s)
         except CaseFailedError as error:
             raise _HookDiedError(compare_rank.read_turn(folder, error.rank or 0), error) from error
         return compare_rank.read_report(folder), how
 
 
+@contextmanager
+def ranks_placed(placement: Placement) -> Iterator[tuple[Path, list[dict[str, str]], str]]:
+    """(a folder, each rank's environment, how they share a GPU) for one group of processes."""
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gpualloc-compare-", ignore_cleanup_errors=True)))
+        environments, how = [placement.environment(rank) for rank in range(placement.world_size)], ""
+        if placement.has_daemon:
+            places = cleanup.enter_context(mps.mps_daemon(folder))
+            how = ", time-sliced" if places is None else ", MPS slices"
+            if places is not None:
+                environments = [mps.client_environment(one, places, ranks_per_gpu=placement.ranks_per_gpu) for one in environments]
+        yield folder, environments, how
+
+
 def main() -> int:
-    arguments = _parse()
+    arguments = parse_arguments(__doc__, default_hooks=DEFAULT_HOOKS)
     device = "cuda" if arguments.nccl_ranks or arguments.gpus else "cpu"
     models = arguments.models or [name for name, model in COMPARED_MODELS.items() if model.device == device]
     cases: list[dict[str, Any]] = []
@@ -200,8 +214,9 @@ def main() -> int:
     return 1 if has_failed else 0
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(description: str | None, *, default_hooks: Sequence[str]) -> argparse.Namespace:
+    """Where to measure, what and how long."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     for option, what in (
         ("--lab", "hosts of a network lab, with gloo; needs root"),
@@ -211,7 +226,7 @@ def _parse() -> argparse.Namespace:
     ):
         where.add_argument(option, type=_numbers, default=[], metavar="N,...", help=what)
     parser.add_argument("--rate", type=_names, default=["1gbit"], help="of the lab's links, comma list (default: 1gbit)")
-    parser.add_argument("--hooks", type=_hooks, default=list(DEFAULT_HOOKS), help=f"comma list (default: {','.join(DEFAULT_HOOKS)})")
+    parser.add_argument("--hooks", type=_hooks, default=list(default_hooks), help=f"comma list (default: {','.join(default_hooks)})")
     parser.add_argument("--models", type=_models, help=f"comma list of {', '.join(COMPARED_MODELS)} (default: those of the device)")
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a hook in a round (default: %(default)s)")

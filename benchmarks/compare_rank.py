@@ -1,4 +1,4 @@
-"""One rank of compare_hooks.py: all hooks of one model in one process group, in turns.
+"""One rank of compare_hooks.py, real or rehearsed: all hooks of one model in one process group, in turns.
 
 Each hook has a copy of the model of its own, with the same weights and the same batches. A round is one block of steps per hook, and
 one of steps without synchronisation, which is the compute time; the next round begins with another hook. A block starts with steps
@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.compared_hooks import attach, ddp_options
 from benchmarks.compared_models import COMPARED_MODELS, ComparedModel
 from gpualloc.bench import precision, rank_files, worker
+from gpualloc.rehearsal import Rehearsal, rehearsed
 from gpualloc.workloads.training import compute_loss
 
 COMPUTE = "compute"  # takes its turn as a hook does
@@ -55,6 +56,7 @@ class Order:
     one_at_a_time: bool
     timeout_s: float  # of one collective
     parent_pid: int
+    rehearsal: dict[str, Any] | None = None  # fields of gpualloc.rehearsal.Rehearsal: this process is rank 0 of ranks that do not exist
 
 
 @dataclass(kw_only=True)
@@ -105,17 +107,18 @@ def _run(folder: Path, rank: int, order: Order) -> None:
     else:
         device = torch.device("cuda", rank // order.ranks_per_gpu)
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        order.backend,
-        init_method=(folder / "rendezvous").as_uri(),
-        rank=rank,
-        world_size=order.world_size,
-        timeout=timedelta(seconds=order.timeout_s),
-        device_id=device if device.type == "cuda" else None,
-    )
-    figures = _compare(order, device, lambda hook: (folder / f"rank{rank}.turn").write_text(hook))
-    rank_files.write_report(folder, rank, ComparisonReport(hooks=figures))
-    dist.destroy_process_group()
+    with rehearsed(Rehearsal(**order.rehearsal)) if order.rehearsal is not None else nullcontext():
+        dist.init_process_group(
+            order.backend,
+            init_method=(folder / "rendezvous").as_uri(),
+            rank=0 if order.rehearsal is not None else rank,
+            world_size=order.world_size,
+            timeout=timedelta(seconds=order.timeout_s),
+            device_id=device if device.type == "cuda" else None,
+        )
+        figures = _compare(order, device, lambda hook: (folder / f"rank{rank}.turn").write_text(hook))
+        rank_files.write_report(folder, rank, ComparisonReport(hooks=figures))
+        dist.destroy_process_group()
 
 
 def _compare(order: Order, device: torch.device, note_turn: Callable[[str], Any]) -> dict[str, HookFigures]:

@@ -159,9 +159,7 @@ def _cluster(options: BenchOptions) -> dict[str, Any]:
         raise UsageError("--rehearse has one real rank; leave --gpus and --ranks-per-gpu out, or --rehearse")
     from gpualloc.rehearsal.cluster import make_cluster
 
-    return make_cluster(
-        options.rehearse, gpus_per_node=options.gpus_per_node, link=options.link, network=options.network
-    )._asdict()
+    return make_cluster(options.rehearse, gpus_per_node=options.gpus_per_node, link=options.link, network=options.network)._asdict()
 
 
 def _details(options: BenchOptions, model: str) -> list[dict[str, Any]]:

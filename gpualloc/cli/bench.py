@@ -84,7 +84,9 @@ def bench(
     rehearse: Annotated[
         str | None, _how("Numbers of GPUs to rehearse on this one device, with the links modelled: docs/rehearse.md.", "LIST")
     ] = None,
-    link: Annotated[str | None, _how("Of the rehearsed cluster, inside a node: nvlink4, pcie5, ... or a calibrated one.", "NAME|FILE")] = None,
+    link: Annotated[
+        str | None, _how("Of the rehearsed cluster, inside a node: nvlink4, pcie5, ... or a calibrated one.", "NAME|FILE")
+    ] = None,
     network: Annotated[str | None, _how("Of the rehearsed cluster, between nodes: ib_ndr, ethernet_100g, ...", "NAME|FILE")] = None,
     gpus_per_node: Annotated[int | None, _how("Of the rehearsed cluster (default: 8).")] = None,
     ranks_per_gpu: Annotated[int | None, _how("Ranks that share a GPU (default: 1): as equal slices where MPS can be started.")] = None,

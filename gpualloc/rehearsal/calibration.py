@@ -24,9 +24,10 @@ Probe = tuple[Callable[[], None], Callable[[], object]]  # one collective; what 
 
 MIN_BYTES, DEFAULT_MAX_BYTES = 2**10, 2**28
 _FACTOR = 4  # between sizes
-_NUM_WARMUP, _MIN_REPEATS, _MAX_REPEATS = 2, 5, 50
+_NUM_WARMUP, _MIN_REPEATS, _MAX_REPEATS = 2, 3, 50
 _SIZE_BUDGET_S = 1.0  # of one size, once it has its least number of repeats
-_TOO_SLOW_S = 2.0  # of one collective: larger ones are not measured
+_SLOW_S = 0.4  # of one collective: larger ones are not measured, beyond it time grows with bytes
+_CAPACITY_S = 0.1  # of the one that several at a time are tried with
 _GROUPS = (1, 2, 4)  # collectives at a time, for the link's capacity
 _HOST_COST_SIZES = (2**16, 2**22)
 _HOST_COST_S = 1.0  # for which computing goes on beside collectives
@@ -66,7 +67,8 @@ def calibrate(group: dist.ProcessGroup, setting: Setting) -> LinkModel:
     base_s, hop_s = _latencies(seconds, num_ranks)
     busbw = _bus_bandwidths(seconds["all_reduce"], num_ranks, base_s + 2 * (num_ranks - 1) * hop_s)
     busbw_gb_s = max(value for _, value in busbw)
-    capacity_gb_s = max(busbw_gb_s, _capacity(group, setting, int(seconds["all_reduce"][-1][0])))
+    fast_enough = [size for size, time_s in seconds["all_reduce"] if time_s <= _CAPACITY_S]
+    capacity_gb_s = max(busbw_gb_s, _capacity(group, setting, int(max(fast_enough, default=MIN_BYTES))))
     hop_us = round(hop_s * 1e6, 3)
     return LinkModel(
         name=setting.name,
@@ -80,9 +82,7 @@ def calibrate(group: dist.ProcessGroup, setting: Setting) -> LinkModel:
         efficiency=[(size, min(1.0, value / busbw_gb_s)) for size, value in busbw],
         algorithm="ring" if is_gloo else "auto",
         collectives_in_flight=2 if is_gloo else 1,  # ProcessGroupGloo has two threads
-        measured=MeasuredCollectives(
-            num_ranks=num_ranks, ranks_per_node=num_ranks if setting.level == "node" else 1, seconds=seconds
-        ),
+        measured=MeasuredCollectives(num_ranks=num_ranks, ranks_per_node=num_ranks if setting.level == "node" else 1, seconds=seconds),
         host_cost=host_cost,
         sources=[setting.source],
     )
@@ -112,7 +112,7 @@ def _curve(name: str, make: Callable[[int], Probe], group: dist.ProcessGroup, se
         time_s = _time(*make(num_bytes), group, setting)
         curve.append((float(num_bytes), time_s))
         setting.show(f"{name} {num_bytes} bytes: {time_s * 1e6:.1f} us")
-        if time_s > _TOO_SLOW_S:
+        if time_s > _SLOW_S:
             break
         num_bytes *= _FACTOR
     return curve
@@ -148,7 +148,7 @@ def _timed(run: Callable[[], None], count: int, group: dist.ProcessGroup, settin
         for _ in range(count):
             run()
         return (time.perf_counter() - start_s) / count
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize(setting.device)
     start.record()  # type: ignore[no-untyped-call]
     for _ in range(count):

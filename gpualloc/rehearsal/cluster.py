@@ -37,7 +37,9 @@ def make_cluster(sizes: Sequence[int], *, gpus_per_node: int | None, link: str |
         if size > gpus_per_node and size % gpus_per_node != 0:
             raise UsageError(f"{size} GPUs do not fill nodes of {gpus_per_node}; choose a multiple of it, or --gpus-per-node")
     if gpus_per_node > 1 and link is None and max(sizes) > 1:
-        raise UsageError(f"what joins the {gpus_per_node} GPUs of a node? Name it, such as --link nvlink4, or measure it: gpualloc calibrate")
+        raise UsageError(
+            f"what joins the {gpus_per_node} GPUs of a node? Name it, such as --link nvlink4, or measure it: gpualloc calibrate"
+        )
     if max(sizes) > gpus_per_node and network is None:
         raise UsageError(
             f"{max(sizes)} GPUs are {max(sizes) // gpus_per_node} nodes of {gpus_per_node}; name what joins them, such as --network ib_ndr"

@@ -72,9 +72,7 @@ class GroupTopology:
         return nics * self.ranks_per_node / self.gpus_per_node
 
 
-def group_topology(
-    ranks: Sequence[int], *, gpus_per_node: int, node_link: LinkModel | None, network: LinkModel | None
-) -> GroupTopology:
+def group_topology(ranks: Sequence[int], *, gpus_per_node: int, node_link: LinkModel | None, network: LinkModel | None) -> GroupTopology:
     """Of a group's global ranks, which fill nodes in order."""
     return GroupTopology(
         num_ranks=len(ranks),
@@ -213,7 +211,9 @@ def _all_to_all(num_bytes: float, topology: GroupTopology) -> CollectiveTime:
     if topology.num_nodes > 1:
         assert topology.network is not None
         network = topology.network
-        bytes_per_s = network.busbw_gb_s * _GB * topology.network_share() / l * network.efficiency_at(num_bytes, nics=topology.network_share())
+        bytes_per_s = (
+            network.busbw_gb_s * _GB * topology.network_share() / l * network.efficiency_at(num_bytes, nics=topology.network_share())
+        )
         transfers.append((n - l) / n * num_bytes / bytes_per_s)
     link = topology.link
     latency_us = link.base_latency_us + link.hop_latency_us.ring
@@ -233,9 +233,7 @@ def _message(num_bytes: float, link: LinkModel | None) -> CollectiveTime:
     assert link is not None
     share = link.efficiency_at(num_bytes)
     latency_us = link.base_latency_us + link.hop_latency_us.ring
-    return CollectiveTime(
-        latency_s=latency_us * _US, transfer_s=num_bytes / (link.busbw_gb_s * _GB * share), demand=share * _fill(link)
-    )
+    return CollectiveTime(latency_s=latency_us * _US, transfer_s=num_bytes / (link.busbw_gb_s * _GB * share), demand=share * _fill(link))
 
 
 def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]:
@@ -244,9 +242,8 @@ def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]
     nics = topology.network_share() if topology.num_nodes > 1 else 1
     share = link.efficiency_at(num_bytes, nics=nics)
     busbw_gb_s = link.busbw_gb_s * nics
-    if topology.num_nodes > 1:
-        if topology.node_link is not None and topology.ranks_per_node > 1:
-            busbw_gb_s = min(busbw_gb_s, topology.node_link.busbw_gb_s)
+    if topology.num_nodes > 1 and topology.node_link is not None and topology.ranks_per_node > 1:
+        busbw_gb_s = min(busbw_gb_s, topology.node_link.busbw_gb_s)
     return busbw_gb_s * _GB * share, share * _fill(link)
 
 

@@ -6,6 +6,7 @@ is the speed of the hardware whatever the number of ranks: https://github.com/NV
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 from pathlib import Path
@@ -90,7 +91,7 @@ def interpolate(curve: Curve, num_bytes: float) -> float:
     """The value at `num_bytes`, straight over log(bytes) between points and constant outside."""
     if num_bytes <= curve[0][0]:
         return curve[0][1]
-    for (low_bytes, low), (high_bytes, high) in zip(curve, curve[1:], strict=False):
+    for (low_bytes, low), (high_bytes, high) in itertools.pairwise(curve):
         if num_bytes <= high_bytes:
             return low + (high - low) * math.log(num_bytes / low_bytes) / math.log(high_bytes / low_bytes)
     return curve[-1][1]

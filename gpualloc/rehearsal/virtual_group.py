@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch.distributed import distributed_c10d
+from torch.distributed import HashStore, distributed_c10d  # type: ignore[attr-defined]
 
 from gpualloc import _native
 from gpualloc.errors import GpuallocError, UsageError
@@ -197,9 +197,9 @@ def _virtual_groups(original: Callable[..., Any]) -> Callable[..., Any]:
 def _without_peers(original: Callable[..., Any]) -> Callable[..., Any]:
     """torch's rendezvous, with a store of this process alone."""
 
-    def meet(*args: Any, **kwargs: Any) -> Iterator[tuple[dist.Store, int, int]]:
+    def meet(*args: Any, **kwargs: Any) -> Iterator[tuple[distributed_c10d.Store, int, int]]:
         rehearsal = active_rehearsal()
         assert rehearsal is not None
-        yield dist.HashStore(), 0, rehearsal.world_size
+        yield HashStore(), 0, rehearsal.world_size
 
     return meet
