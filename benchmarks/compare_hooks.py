@@ -190,7 +190,7 @@ def main() -> int:
         "command": " ".join(sys.argv),
         "started_at_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "environment": dataclasses.asdict(detect_environment(device)),
-        "variables": {name: value for name, value in os.environ.items() if name.startswith(("NCCL_", "GLOO_", "OMP_", "TORCH_"))},
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(("CUDA_", "NCCL_", "GLOO_", "OMP_", "TORCH_"))},
         "rounds": arguments.rounds,
         "steps_per_round": arguments.steps,
         "interleaved": not arguments.one_at_a_time,

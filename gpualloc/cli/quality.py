@@ -116,7 +116,9 @@ def _run(planned: Sequence[PlannedRun], environment: Environment, *, output: Pat
         so_far.append(run)
         _say(f"[{number + 1}/{len(planned)}] {_line(run)}")
         if output is not None:
-            write_experiment(output, Experiment(environment=environment, runs=tuple(so_far)))
+            done = {(one.case.key(), one.learning_rate) for one in so_far}
+            others = (one for one in finished if (one.case.key(), one.learning_rate) not in done)  # of another command, or its turn to come
+            write_experiment(output, Experiment(environment=environment, runs=(*so_far, *others)))
 
     if output is not None:
         write_experiment(output, Experiment(environment=environment, runs=tuple(finished)))  # refuses before the first training

@@ -49,6 +49,9 @@ def test_real_trainings_are_kept_and_not_run_again(tmp_path: Path) -> None:
     assert [group["num_seeds"] for group in data["verdicts"]] == [2, 2]
     assert data["verdicts"][1]["sentence"].startswith("fp32, gpualloc_fp16: ")
     assert len(data["runs"][0]["curve"]) == 5
+    part = run("--workload", "llm", "--hook", "none", *asked[4:], "--json")
+    assert len(json.loads(part.stdout)["runs"]) == 2
+    assert len(json.loads(output.read_text())["runs"]) == 4  # those that this command did not ask for are kept, too
 
 
 def test_a_kept_file_is_shown_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
