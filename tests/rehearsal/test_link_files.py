@@ -79,7 +79,8 @@ def test_every_link_is_there() -> None:
 def test_keys_and_ranges(path: Path) -> None:
     link = yaml.safe_load(path.read_text(encoding="utf-8"))
     network = path.stem in NETWORK
-    assert set(link) == (KEYS | {"nics_per_node"} if network else KEYS)
+    of_many = {"efficiency_nics"} if link.get("nics_per_node") == "per_gpu" else set()
+    assert set(link) == KEYS | of_many | ({"nics_per_node"} if network else set())
     assert link["name"] == path.stem
     assert link["level"] == ("network" if network else "node")
     assert isinstance(link["title"], str)
