@@ -35,7 +35,7 @@ from gpualloc.bench.ranks import started_ranks, wait_for_ranks
 from gpualloc.cli.tables import json_text
 from gpualloc.errors import CaseFailedError
 
-_LAB = "compare"  # the lab's name
+_LAB = f"compare{os.getpid()}"  # the lab's name: several may be up side by side
 _NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # of gloo ranks: where torch sees a GPU, its PowerSGD synchronises a CPU device with it, and dies
 Command = list[str]
 
@@ -49,6 +49,7 @@ class Placement:
     backend: str
     ranks_per_gpu: int = 1
     has_daemon: bool = False  # an MPS daemon of its own for every model
+    has_own_devices: bool = False  # a GPU for each rank
     interface: str | None = None  # whose bytes are counted
     measured_mbit_s: list[float] | None = None  # by one TCP stream a host, all at once
     environment: Callable[[int], dict[str, str]] = lambda rank: dict(os.environ)
@@ -80,7 +81,7 @@ def placements(arguments: argparse.Namespace) -> Generator[Placement, None, None
             environment=lambda rank: {**os.environ, **mps.sharing_environment(rank)},
         )
     for world_size in arguments.gpus:
-        yield Placement(world_size=world_size, link=f"NCCL, {world_size} GPUs", backend="nccl")
+        yield Placement(world_size=world_size, link=f"NCCL, {world_size} GPUs", backend="nccl", has_own_devices=True)
 
 
 @contextmanager
@@ -153,8 +154,8 @@ def run_ranks(
         parent_pid=os.getpid(),
         rehearsal=rehearsal,
     )
-    # Rehearsing ranks that share a GPU have as many neighbours as real ones; on hosts of their own one is enough.
-    num_ranks = placement.world_size if rehearsal is None else placement.ranks_per_gpu
+    # Where ranks share a machine's memory, cores' siblings or a GPU, a rehearsing rank has as many neighbours as a real one.
+    num_ranks = 1 if rehearsal is not None and placement.has_own_devices else placement.world_size
     with ranks_placed(placement) as (folder, environments, how):
         compare_rank.write_order(folder, order)
         try:

@@ -5,8 +5,9 @@
     python benchmarks/validate_rehearsal.py --gpus 2                                 # NCCL, one rank per GPU
 
 The rehearsal knows the all-reduces alone that the calibration timed. Both parts run the same worker with the same hooks in turns; a
-rehearsing rank has the core or the slice of a GPU that a real one has, and on a shared GPU as many neighbours. Errors are relative to
-the real step; that of the exposed communication is the difference of both, which a small exposure does not blow up.
+rehearsing rank has the core or the slice of a GPU that a real one has, and as many neighbours that rehearse too where they share the
+machine; of ranks with GPUs of their own one rehearses alone. Errors are relative to the real step; that of the exposed communication is
+the difference of both, which a small exposure does not blow up.
 """
 
 from __future__ import annotations

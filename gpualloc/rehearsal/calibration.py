@@ -68,7 +68,7 @@ def calibrate(group: dist.ProcessGroup, setting: Setting) -> LinkModel:
     busbw = _bus_bandwidths(seconds["all_reduce"], num_ranks, base_s + 2 * (num_ranks - 1) * hop_s)
     busbw_gb_s = max(value for _, value in busbw)
     fast_enough = [size for size, time_s in seconds["all_reduce"] if time_s <= _CAPACITY_S]
-    capacity_gb_s = max(busbw_gb_s, _capacity(group, setting, int(max(fast_enough, default=MIN_BYTES))))
+    capacity_gb_s = _capacity(group, setting, int(max(fast_enough, default=MIN_BYTES)))
     hop_us = round(hop_s * 1e6, 3)
     return LinkModel(
         name=setting.name,

@@ -191,7 +191,7 @@ def _two_level(num_bytes: float, topology: GroupTopology) -> CollectiveTime:
     share = network.efficiency_at(num_bytes, nics=topology.network_share())
     between_s = 2 * (m - 1) / m * num_bytes / (network.busbw_gb_s * _GB * topology.network_share() * share)
     busy = between_s / (inside_s + between_s)
-    return CollectiveTime(latency_s=latency_us * _US, transfer_s=inside_s + between_s, demand=busy * share * _fill(network))
+    return CollectiveTime(latency_s=latency_us * _US, transfer_s=inside_s + between_s, demand=busy * _demand(share, network))
 
 
 def _chain(num_bytes: float, topology: GroupTopology) -> CollectiveTime:
@@ -233,7 +233,7 @@ def _message(num_bytes: float, link: LinkModel | None) -> CollectiveTime:
     assert link is not None
     share = link.efficiency_at(num_bytes)
     latency_us = link.base_latency_us + link.hop_latency_us.ring
-    return CollectiveTime(latency_s=latency_us * _US, transfer_s=num_bytes / (link.busbw_gb_s * _GB * share), demand=share * _fill(link))
+    return CollectiveTime(latency_s=latency_us * _US, transfer_s=num_bytes / (link.busbw_gb_s * _GB * share), demand=_demand(share, link))
 
 
 def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]:
@@ -244,9 +244,9 @@ def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]
     busbw_gb_s = link.busbw_gb_s * nics
     if topology.num_nodes > 1 and topology.node_link is not None and topology.ranks_per_node > 1:
         busbw_gb_s = min(busbw_gb_s, topology.node_link.busbw_gb_s)
-    return busbw_gb_s * _GB * share, share * _fill(link)
+    return busbw_gb_s * _GB * share, _demand(share, link)
 
 
-def _fill(link: LinkModel) -> float:
-    """Share of the link's capacity that one large collective uses."""
-    return min(1.0, link.busbw_gb_s / link.capacity_gb_s) if link.capacity_gb_s is not None else 1.0
+def _demand(share: float, link: LinkModel) -> float:
+    """Share of the link's capacity that a collective uses which reaches this share of its bus bandwidth."""
+    return min(1.0, share * link.busbw_gb_s / (link.capacity_gb_s or link.busbw_gb_s))

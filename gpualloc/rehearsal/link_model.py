@@ -56,7 +56,7 @@ class LinkModel(_Data):
     level: Literal["node", "network"]
     datasheet_gb_s: _Positive | None = None
     busbw_gb_s: _Positive  # of a large ring all-reduce
-    capacity_gb_s: _Positive | None = None  # of several at a time; None: one fills the link
+    capacity_gb_s: _Positive | None = None  # that several all-reduces at a time reach together; None: one fills the link
     nics_per_node: Annotated[int, Field(ge=1)] | Literal["per_gpu"] = "per_gpu"
     base_latency_us: _NotNegative  # of a collective of any size
     hop_latency_us: HopLatency

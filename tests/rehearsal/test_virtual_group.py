@@ -177,6 +177,7 @@ def test_computing_goes_on_meanwhile(device: str, tmp_path: Path) -> None:
         _start(device)
         tensor = torch.rand(10 * _MB, device=device)
         operand = torch.rand(64, 64, device=device)
+        operand = (operand @ operand).softmax(0)  # libraries start up
         synchronize(device)
         start_s = time.perf_counter()
         work = dist.all_reduce(tensor, async_op=True)
