@@ -38,7 +38,8 @@ def profile(
         list[str] | None, typer.Argument(metavar="[-- SCRIPT.py ARGS...]", help="Your own training; without it a built-in workload.")
     ] = None,
     model: Annotated[
-        str | None, _what(f"{', '.join(MODELS)}; torchvision:NAME, timm:NAME or package.module:factory (default: {_DEFAULT_MODEL}).", "NAME")
+        str | None,
+        _what(f"{', '.join(MODELS)}; torchvision:NAME, timm:NAME or package.module:factory (default: {_DEFAULT_MODEL}).", "NAME"),
     ] = None,
     image_size: Annotated[str | None, _what("Pixels (default: 224; on a CPU 128).", "PX")] = None,
     sequence_length: Annotated[str | None, _what("Tokens (default: 256; on a CPU 128).", "TOKENS")] = None,
@@ -84,7 +85,7 @@ def profile(
       torchrun --nproc-per-node 2 --no-python gpualloc profile -- train.py
     """
     _check_numbers(steps=steps, warmup_steps=warmup_steps, timeout_s=timeout_s)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler's library writes about itself to stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler's library writes about itself to stderr
     if script:
         written = _given_workload_options(ctx)
         if written:
@@ -194,7 +195,9 @@ def _profile_script(words: list[str], *, steps: int, warmup_steps: int, trace_di
     )
     try:
         notes = run_script(script, recorder)
-        own: RankProfile = analyse(recorder, rank=place.rank, world_size=place.world_size, notes=notes)
+        own: RankProfile = analyse(
+            recorder, rank=place.rank, world_size=place.world_size, num_local_ranks=place.num_local_ranks, notes=notes
+        )
     except GpuallocError as error:
         if place.world_size > 1 and place.rank != 0:
             exchange(place, None, error=str(error))

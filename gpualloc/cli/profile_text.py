@@ -100,15 +100,15 @@ def _flops_line(rank: RankProfile) -> str:
 
 def _small_print(ranks: Sequence[RankProfile]) -> Iterator[str]:
     slowest = max(ranks, key=lambda each: each.step_time_s)
+    noise = ", which is noise" if slowest.overhead_ratio < 0 else ""
     yield (
         f"profiler: {slowest.step_time_s * 1e3:.2f} ms a step without, {slowest.profiled_step_time_s * 1e3:.2f} ms with it "
-        f"({slowest.overhead_ratio:+.1%}); what it adds is taken off the gaps; means over {slowest.num_steps} steps"
+        f"({slowest.overhead_ratio:+.1%}{noise}); what it adds is taken off the gaps; means over {slowest.num_steps} steps"
     )
     reason = next((rank.utilisation.reason for rank in ranks if rank.utilisation is not None and rank.utilisation.reason), None)
     if reason is not None:
         yield f"no SM, tensor and DRAM counters: {reason}"
-    for note in dict.fromkeys(note for rank in ranks for note in rank.notes):
-        yield note
+    yield from dict.fromkeys(note for rank in ranks for note in rank.notes)
     paths = [rank.trace_path for rank in ranks]
     yield f"trace, for https://ui.perfetto.dev: {paths[0]}" + (f" and {len(paths) - 1} more beside it" if len(paths) > 1 else "")
 

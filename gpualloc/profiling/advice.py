@@ -26,6 +26,7 @@ def describe(kind: str, share: float, ranks: Sequence[RankProfile]) -> tuple[tup
 def _input(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...], str]:
     rank = min(ranks, key=lambda each: each.times.input_wait_s + each.times.host_to_device_s)
     times = rank.times
+    evidence: tuple[str, ...]
     if times.host_to_device_s > times.input_wait_s:
         evidence = (f"{share:.0%} of the step waits for batches to be copied to the GPU",)
         if rank.loader is not None and not rank.loader.pin_memory:
@@ -35,11 +36,17 @@ def _input(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...],
     if rank.loader is None:
         return evidence, "prepare batches ahead, as a DataLoader with num_workers does, before more GPUs"
     before = rank.loader.num_workers
-    evidence += (f"a DataLoader with {before} workers on {rank.num_cpus} cores, {times.input_wait_s * 1e3:.1f} ms a batch waited for",)
+    evidence += (f"a DataLoader with {_workers(before)} on {rank.num_cpus} cores, {times.input_wait_s * 1e3:.1f} ms a batch waited for",)
     needed = _needed_workers(rank)
-    if needed > max(before, rank.num_cpus):
-        return evidence, f"make a batch cheaper to load: hiding it takes about {needed} workers and here are {rank.num_cpus} cores"
-    return evidence, f"try {needed} workers before more GPUs" if before == 0 else f"try {needed} workers instead of {before} before more GPUs"
+    instead = "" if before == 0 else f" instead of {before}"
+    if needed <= rank.num_cpus:
+        return evidence, f"try {_workers(needed)}{instead} before more GPUs"
+    cheaper = f"hiding it all takes about {needed} workers and here are {rank.num_cpus} cores, so make a batch cheaper to load"
+    return evidence, f"try {_workers(rank.num_cpus)}{instead}; {cheaper}" if before < rank.num_cpus else cheaper
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _needed_workers(rank: RankProfile) -> int:
@@ -65,8 +72,8 @@ def _launch(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...]
     )
     if rank.times.num_synchronisations >= 2:  # one is usual: a loss that is read, a GradScaler
         return evidence, (
-            f"remove what makes the host wait, {rank.times.num_synchronisations:.0f} times a step (.item(), .cpu(), print), then try larger "
-            'batches or torch.compile(mode="reduce-overhead")'
+            f"remove what makes the host wait, {rank.times.num_synchronisations:.0f} times a step (.item(), .cpu(), print), then try "
+            'larger batches or torch.compile(mode="reduce-overhead")'
         )
     return evidence, 'try larger batches, or torch.compile(mode="reduce-overhead"), which replays CUDA graphs, before more GPUs'
 
@@ -102,17 +109,17 @@ def _memory(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...]
     if not evidence:
         part = 1 - rank.times.matmul_s / max(rank.times.computing_s, 1e-12)
         evidence = (f"{part:.0%} of the computing is outside matrix products and convolutions",)
-    return evidence, "fuse elementwise operators with torch.compile, or halve the bytes with bf16; more GPUs help as far as that"
+    return evidence, "fuse elementwise operators with torch.compile, or halve the bytes with bf16, before more GPUs"
 
 
 def _communication(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...], str]:
     rank = min(ranks, key=lambda each: each.times.exposed_comm_s)
     overlap = rank.times.overlap_ratio or 0.0
     evidence = (
-        f"{share:.0%} of the step waits for communication that no computing hides",
+        f"on every rank {share:.0%} of the step or more waits for communication that no computing hides",
         f"{overlap:.0%} of the communication is hidden",
     )
-    return evidence, 'halve the bytes with gpualloc.register_comm_hook(model), or exchange less often (accumulation, larger batches)'
+    return evidence, "halve the bytes with gpualloc.register_comm_hook(model), or exchange less often (accumulation, larger batches)"
 
 
 def _imbalance(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...], str]:
@@ -120,9 +127,7 @@ def _imbalance(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, .
         return rank.times.step_time_s - rank.times.exposed_comm_s
 
     slow, fast = max(ranks, key=own_s), min(ranks, key=own_s)
-    difference_s = {
-        name: getattr(slow.times, name) - getattr(fast.times, name) for name in PARTS if name in _PART_NAMES
-    }
+    difference_s = {name: getattr(slow.times, name) - getattr(fast.times, name) for name in PARTS if name in _PART_NAMES}
     where = max(difference_s, key=lambda name: difference_s[name])
     evidence = (
         f"rank {slow.rank} works {own_s(slow) / max(own_s(fast), 1e-9):.1f} times as long as rank {fast.rank}, and equal work would "
@@ -131,7 +136,10 @@ def _imbalance(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, .
     )
     if where == "input_wait_s":
         return evidence, f"look at rank {slow.rank}'s data: its loader is slower than the others'"
-    return evidence, f"give rank {slow.rank} less work (batches of equal cost, sequences of equal length), or look at its clocks and neighbours"
+    return (
+        evidence,
+        f"give rank {slow.rank} less work (batches of equal cost, sequences of equal length), or look at its clocks and neighbours",
+    )
 
 
 def _device(rank: RankProfile) -> str:

@@ -17,8 +17,13 @@ from gpualloc.profiling.records import MachineSpeed, RankProfile
 from gpualloc.profiling.trace import read_trace
 
 
-def analyse(recorder: Recorder, *, rank: int = 0, world_size: int = 1, notes: tuple[str, ...] = ()) -> RankProfile:
+def analyse(
+    recorder: Recorder, *, rank: int = 0, world_size: int = 1, num_local_ranks: int = 1, notes: tuple[str, ...] = ()
+) -> RankProfile:
     """The rank's profile; measures the device's speed for it, in this process.
+
+    Args:
+        num_local_ranks: that share the cores which this process may use.
 
     Raises:
         GpuallocError: the training ended before enough of it was recorded.
@@ -58,7 +63,7 @@ def analyse(recorder: Recorder, *, rank: int = 0, world_size: int = 1, notes: tu
         utilisation=recorder.utilisation,
         memory=recorder.memory,
         loader=recorder.loader,
-        num_cpus=len(os.sched_getaffinity(0)),
+        num_cpus=max(1, len(os.sched_getaffinity(0)) // num_local_ranks),
         trace_path=str(recorder.trace_path),
         notes=(*notes, *speed_notes),
     )

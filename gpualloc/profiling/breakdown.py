@@ -21,7 +21,9 @@ from gpualloc.profiling.records import StepTimes
 from gpualloc.profiling.trace import Event, Trace, is_communication, is_host_to_device
 
 # Names of cuBLAS, CUTLASS, cuDNN, Triton and attention kernels, and of the operators of a CPU.
-_MATMUL_KERNEL = re.compile(r"gemm|gemv|cutlass|xmma|wgrad|dgrad|fprop|conv|winograd|flash_|fmha|attention|nvjet|_mm_|matmul", re.IGNORECASE)
+_MATMUL_KERNEL = re.compile(
+    r"gemm|gemv|cutlass|xmma|wgrad|dgrad|fprop|conv(?!ert)|winograd|flash_|fmha|attention|nvjet|_mm_|matmul", re.IGNORECASE
+)
 _MATMUL_OP = re.compile(r"aten::(_?(b?add)?b?mm|_scaled_mm|(mkldnn|thnn|slow|_slow|mkldnn_)?_?conv\w*|_scaled_dot_product\w*|mkldnn\w*)$")
 # Ranges that are recorded as operators and only contain or await others.
 _NO_WORK = ("c10d::", "_c10d_functional::", "autograd::", "torch::autograd", "torch::distributed", "torch.distributed")

@@ -1,8 +1,8 @@
 """Counts what a step asks of the device: floating-point operations by torch's own formulas, and bytes moved, operator by operator.
 
 The formulas are those of torch.utils.flop_counter: matrix products, convolutions and attention, forward and backward, a multiply-add as two
-operations. Elementwise operators count none. Activations that are computed twice count twice, so that with activation checkpointing the figure
-is what the hardware does, not what the model asks for.
+operations. Elementwise operators count none. Activations that are computed twice count twice, so that with activation checkpointing the
+figure is what the hardware does, not what the model asks for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import conv_flop_count, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from gpualloc.profiling.records import Costs, MachineSpeed
 
@@ -37,11 +37,11 @@ class OpCost:
     moved_bytes: float
 
 
-class CostCounter(TorchDispatchMode):
+class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside it every operator on the device is counted, also those of the backward pass."""
 
     def __init__(self, device_type: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[OpCost] = []
         self._device_type = device_type
 
@@ -97,14 +97,26 @@ def main_format(calls: list[OpCost]) -> str:
 
 def _count_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> float:
     packet = func._overloadpacket
+    if packet == torch.ops.aten.convolution_backward:
+        return _count_convolution_backward(args)
     if packet in flop_registry:
         return float(flop_registry[packet](*args, **kwargs, out_val=out))
     name = func._schema.name.split("::")[-1]
     if name == _CPU_ATTENTION:
-        return float(sdpa_flop_count(*(each.shape for each in args[:3])))
+        return float(sdpa_flop_count(*(each.shape for each in args[:3])))  # type: ignore[no-untyped-call]
     if name == f"{_CPU_ATTENTION}_backward":
-        return float(sdpa_backward_flop_count(*(each.shape for each in args[:4])))
+        return float(sdpa_backward_flop_count(*(each.shape for each in args[:4])))  # type: ignore[no-untyped-call]
     return 0.0
+
+
+def _count_convolution_backward(args: tuple[Any, ...]) -> float:
+    """As many as the forward pass for each of the gradients that are asked for, of the input and of the weight.
+
+    torch's own formula, as of 2.13, counts the weight's gradient of a depthwise convolution as that of a full one.
+    """
+    grad_output, inputs, weight, is_transposed, mask = args[0], args[1], args[2], args[7], args[10]
+    forward = conv_flop_count(inputs.shape, weight.shape, grad_output.shape, transposed=is_transposed)
+    return float(forward * sum(mask[:2]))
 
 
 def _traffic_bytes(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], read: list[Tensor], written: list[Tensor]) -> float:
@@ -150,6 +162,13 @@ def _format(dtype: torch.dtype, op_name: str) -> str:
     if "float8" in str(dtype):
         return "fp8"
     if dtype == torch.float32 and torch.cuda.is_available():
-        is_allowed = torch.backends.cudnn.allow_tf32 if "conv" in op_name else torch.get_float32_matmul_precision() != "highest"
-        return "tf32" if is_allowed and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
+        return "tf32" if _allows_tf32("conv" in op_name) and torch.cuda.get_device_capability() >= (8, 0) else "fp32"
     return _FORMATS.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def _allows_tf32(is_convolution: bool) -> bool:
+    try:
+        return torch.backends.cudnn.allow_tf32 if is_convolution else torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # the program set torch's newer switches, after which the older ones are not to be read
+        switch = torch.backends.cudnn.conv if is_convolution else torch.backends.cuda.matmul  # type: ignore[attr-defined]
+        return bool(switch.fp32_precision == "tf32")

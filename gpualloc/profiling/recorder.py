@@ -29,7 +29,7 @@ from torch.utils.data import dataloader
 from gpualloc.errors import GpuallocError
 from gpualloc.profiling.costs import CostCounter
 from gpualloc.profiling.records import LoaderSetting, MemoryUse, Utilisation
-from gpualloc.profiling.trace import STEP_MARK
+from gpualloc.profiling.trace import OWN_WAIT_RANGE, STEP_MARK
 from gpualloc.profiling.utilisation import GpuCounters
 
 NUM_EXTRA_STEPS = 3  # beside warm-up, timed and traced ones
@@ -81,7 +81,7 @@ class Recorder:
             num_warmup_steps: self._start_timing,
             num_warmup_steps + num_steps: self._start_tracing,
             first: lambda: self._mark(synchronise=True),
-            **{number: self._mark for number in range(first + 1, first + num_steps)},
+            **dict.fromkeys(range(first + 1, first + num_steps), self._mark),
             first + num_steps: lambda: self._mark(synchronise=True),
             first + num_steps + 1: self._start_counting,
             first + num_steps + 2: self._finish,
@@ -95,7 +95,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         self._hook = register_optimizer_step_post_hook(self._after_step)
         self._next = dataloader._BaseDataLoaderIter.__next__
-        dataloader._BaseDataLoaderIter.__next__ = self._watch_loader(self._next)  # type: ignore[method-assign]
+        dataloader._BaseDataLoaderIter.__next__ = self._watch_loader(self._next)  # type: ignore[method-assign, assignment]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -103,7 +103,7 @@ class Recorder:
         dataloader._BaseDataLoaderIter.__next__ = self._next  # type: ignore[method-assign]
         if self._is_counting and self.counter is not None:
             self._is_counting = False
-            self.counter.__exit__(None, None, None)
+            self.counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
@@ -146,17 +146,16 @@ class Recorder:
         self.memory = _read_memory(self.device)
         self._say(f"tracing {self.num_steps} steps")
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
-        profiler = profile(activities=activities)
-        try:
-            profiler.start()
-        except RuntimeError as error:
-            raise GpuallocError(f"torch.profiler cannot start: {error}; turn off the profiler that the script uses itself") from error
-        self._profiler = profiler
+        if torch.autograd._profiler_enabled():
+            raise GpuallocError("torch's profiler is running already and there can be one only; turn off the profiler that the script uses")
+        self._profiler = profile(activities=activities)
+        self._profiler.start()
         gc.collect()  # here rather than in a traced step
 
     def _mark(self, *, synchronise: bool = False) -> None:
         if synchronise:
-            self._synchronise()
+            with record_function(OWN_WAIT_RANGE):
+                self._synchronise()
         with record_function(STEP_MARK):
             pass
 
@@ -168,16 +167,18 @@ class Recorder:
         try:
             profiler.export_chrome_trace(str(self.trace_path))
         except (OSError, RuntimeError) as error:
-            raise GpuallocError(f"the trace cannot be written to {self.trace_path}: {error}; name another folder with --trace-dir") from error
+            raise GpuallocError(
+                f"the trace cannot be written to {self.trace_path}: {error}; name another folder with --trace-dir"
+            ) from error
         self.is_traced = True
         self.counter = CostCounter(self.device.type)
-        self.counter.__enter__()
+        self.counter.__enter__()  # type: ignore[no-untyped-call]
         self._is_counting = True
 
     def _finish(self) -> None:
         assert self.counter is not None
         self._is_counting = False
-        self.counter.__exit__(None, None, None)
+        self.counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.is_done = True
         self._synchronise()
         if self._stops:

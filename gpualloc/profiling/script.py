@@ -11,8 +11,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpualloc.errors import GpuallocError, UsageError
+
+if TYPE_CHECKING:
+    from gpualloc.profiling.recorder import Recorder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +54,14 @@ def parse_script(words: Sequence[str]) -> Script:
     return Script(name=first, is_module=False, arguments=tuple(words[1:]))
 
 
-def run_script(script: Script, recorder_entered: contextlib.AbstractContextManager[object]) -> tuple[str, ...]:
+def run_script(script: Script, recorder: Recorder) -> tuple[str, ...]:
     """Runs the script until it ends or the recorder stops it. What it prints goes to stderr. Returns notes on how it ended.
-
-    Args:
-        recorder_entered: a gpualloc.profiling.recorder.Recorder, entered for as long as the script runs.
 
     Raises:
         GpuallocError: the script failed before all was recorded; its traceback is on stderr.
     """
-    from gpualloc.profiling.recorder import Recorder, TrainingStopped
+    from gpualloc.profiling.recorder import TrainingStopped
 
-    recorder = recorder_entered
-    assert isinstance(recorder, Recorder)
     failure: BaseException | None = None
     with _as_main_program(script), _stdout_to_stderr(), recorder:
         try:

@@ -24,6 +24,7 @@ class Place:
 
     rank: int
     world_size: int
+    num_local_ranks: int  # on this machine
 
 
 def find_place() -> Place:
@@ -38,7 +39,9 @@ def find_place() -> Place:
             f"WORLD_SIZE is {world_size} and torchrun did not start this process; start the ranks with: "
             f"torchrun --nproc-per-node {world_size} --no-python gpualloc profile -- train.py"
         )
-    return Place(rank=int(os.environ.get("RANK", "0")) if world_size > 1 else 0, world_size=world_size)
+    if world_size == 1:
+        return Place(rank=0, world_size=1, num_local_ranks=1)
+    return Place(rank=int(os.environ["RANK"]), world_size=world_size, num_local_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def trace_folder_name() -> str:
@@ -80,7 +83,7 @@ def _key(rank: int) -> str:
 
 
 def _open_store() -> Any:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     timeout = datetime.timedelta(seconds=_WAIT_S)
     return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)

@@ -1,4 +1,7 @@
-"""Reads the Chrome trace that torch.profiler exports into events of a few kinds. Times are microseconds, on one clock for host and device."""
+"""Reads the Chrome trace that torch.profiler exports into events of a few kinds.
+
+Times are microseconds, on one clock for host and device.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from gpualloc.errors import GpuallocError
 
 STEP_MARK = "gpualloc::step"  # recorded where a step ends, and where the first one begins
 INPUT_RANGE = "gpualloc::input"  # recorded around what waits for a batch without being a DataLoader
+OWN_WAIT_RANGE = "gpualloc::wait"  # recorded around the recorder's own synchronisation
 
 # torch.utils.data and torch.optim record these themselves: "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__",
 # "Optimizer.step#SGD.step" (read in torch 2.11 and 2.13).
@@ -71,8 +75,10 @@ class Trace:
         return tuple(event for event in self.annotations if event.name.startswith(_HOST_COMMUNICATION))
 
     def synchronisations(self) -> tuple[Event, ...]:
-        """Calls in which the host waits for the device."""
-        return tuple(event for event in self.launches if event.name.startswith(_SYNCHRONISATIONS))
+        """Calls in which the host waits for the device, but for the recorder's own."""
+        own = [event for event in self.annotations if event.name == OWN_WAIT_RANGE]
+        waits = (event for event in self.launches if event.name.startswith(_SYNCHRONISATIONS))
+        return tuple(event for event in waits if not any(each.start_us <= event.start_us < each.end_us for each in own))
 
 
 def is_communication(kernel: Event) -> bool:
