@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gpualloc.profiling.records import PARTS, RankProfile
 
+_ROUNDING = 0.05  # of a worker: not one more for that
 _PART_NAMES = {
     "input_wait_s": "waiting for input",
     "host_to_device_s": "copies from the host",
@@ -54,7 +55,7 @@ def _needed_workers(rank: RankProfile) -> int:
     assert rank.loader is not None
     step_s, wait_s = rank.times.step_time_s, rank.times.input_wait_s
     load_s = wait_s if rank.loader.num_workers == 0 else step_s * rank.loader.num_workers  # for one batch, by one worker
-    return max(rank.loader.num_workers + 1, math.ceil(load_s / max(step_s - wait_s, 1e-6)))
+    return max(rank.loader.num_workers + 1, math.ceil(load_s / max(step_s - wait_s, 1e-6) - _ROUNDING))
 
 
 def _launch(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...], str]:

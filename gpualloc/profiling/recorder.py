@@ -146,7 +146,7 @@ class Recorder:
         self.memory = _read_memory(self.device)
         self._say(f"tracing {self.num_steps} steps")
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
-        if torch.autograd._profiler_enabled():
+        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
             raise GpuallocError("torch's profiler is running already and there can be one only; turn off the profiler that the script uses")
         self._profiler = profile(activities=activities)
         self._profiler.start()
@@ -166,6 +166,7 @@ class Recorder:
         profiler.stop()
         try:
             profiler.export_chrome_trace(str(self.trace_path))
+            self.trace_path.stat()  # of plain JSON the profiler's library only says on stderr that it could not write it
         except (OSError, RuntimeError) as error:
             raise GpuallocError(
                 f"the trace cannot be written to {self.trace_path}: {error}; name another folder with --trace-dir"

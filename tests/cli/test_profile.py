@@ -157,7 +157,7 @@ def test_the_table_says_what_the_records_say() -> None:
     assert "rank 1, NVIDIA H200: busy 90% of the step, SMs 80%, tensor cores 50%, DRAM bandwidth 30%" in text
     assert "memory: 20.0 GiB allocated at most, 115.0 GiB of 140.0 GiB to spare" in text
     assert "1000.00 GFLOP a step (bf16), 16.6 TFLOP/s, MFU 30.0% of the dense peak (NVIDIA H200 data sheet, 2024-11)" in text
-    assert "profiler: 60.10 ms a step without, 63.10 ms with it (+5.0%); what it adds is taken off the gaps" in text
+    assert "profiler: 60.10 ms a step without, 63.11 ms with it (+5.0%); what it adds is taken off the gaps" in text
     assert "and 1 more beside it" in text
 
 
