@@ -100,7 +100,7 @@ def _flops_line(rank: RankProfile) -> str:
 
 def _small_print(ranks: Sequence[RankProfile]) -> Iterator[str]:
     slowest = max(ranks, key=lambda each: each.step_time_s)
-    noise = ", which is noise" if slowest.overhead_ratio < 0 else ""
+    noise = ", hidden by other variation" if slowest.overhead_ratio < 0 else ""
     yield (
         f"profiler: {slowest.step_time_s * 1e3:.2f} ms a step without, {slowest.profiled_step_time_s * 1e3:.2f} ms with it "
         f"({slowest.overhead_ratio:+.1%}{noise}); what it adds is taken off the gaps; means over {slowest.num_steps} steps"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gpualloc.profiling.records import PARTS, RankProfile
 
+_FAR = 3.0  # times the roofline's time; training that is well tuned takes 1.5 to 2.5 times
 _ROUNDING = 0.05  # of a worker: not one more for that
 _PART_NAMES = {
     "input_wait_s": "waiting for input",
@@ -84,6 +85,7 @@ def _compute(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...
     evidence: tuple[str, ...] = (f"the {_device(rank)} computes for {share:.0%} of the step{_arithmetic(rank)}",)
     if rank.times.computing_s > 0:
         evidence += (f"matrix products and convolutions take {rank.times.matmul_s / rank.times.computing_s:.0%} of it",)
+    evidence += _distance(rank)
     if rank.costs is not None and {"fp32", "fp64", "tf32"} & set(rank.costs.flops) and rank.device == "cuda":
         return evidence, "try bf16 autocast, then more GPUs"
     return evidence, "more GPUs will pay as long as communication stays hidden: gpualloc bench --strategy single,ddp"
@@ -97,6 +99,14 @@ def _arithmetic(rank: RankProfile) -> str:
     return ""
 
 
+def _distance(rank: RankProfile) -> tuple[str, ...]:
+    """Said where the device is far from either bound."""
+    if rank.costs is None or rank.costs.roofline_s is None or rank.times.computing_s < _FAR * rank.costs.roofline_s:
+        return ()
+    factor = rank.times.computing_s / rank.costs.roofline_s
+    return (f"computing takes {factor:.1f} times what the roofline allows: its kernels are slow, or others use the device",)
+
+
 def _memory(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...], str]:
     rank = max(ranks, key=lambda each: each.times.computing_s)
     evidence: tuple[str, ...] = ()
@@ -107,6 +117,7 @@ def _memory(share: float, ranks: Sequence[RankProfile]) -> tuple[tuple[str, ...]
     if rank.costs is not None and rank.speed is not None:
         moved = rank.costs.moved_bytes / rank.times.computing_s
         evidence += (f"{moved / 1e9:.0f} GB/s of operands, of {rank.speed.copy_bytes_per_s / 1e9:.0f} GB/s that a copy reaches here",)
+        evidence += _distance(rank)
     if not evidence:
         part = 1 - rank.times.matmul_s / max(rank.times.computing_s, 1e-12)
         evidence = (f"{part:.0%} of the computing is outside matrix products and convolutions",)

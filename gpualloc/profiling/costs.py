@@ -83,8 +83,13 @@ def summarise_costs(calls: list[OpCost], speed: MachineSpeed | None) -> Costs | 
                 memory_s += times_s[1]
             else:
                 computing_s += times_s[0]
-    share = memory_s / (memory_s + computing_s) if memory_s + computing_s > 0 else None
-    return Costs(flops=flops, moved_bytes=sum(call.moved_bytes for call in calls), memory_share=share)
+    roofline_s = memory_s + computing_s
+    return Costs(
+        flops=flops,
+        moved_bytes=sum(call.moved_bytes for call in calls),
+        memory_share=memory_s / roofline_s if roofline_s > 0 else None,
+        roofline_s=roofline_s if roofline_s > 0 else None,
+    )
 
 
 def main_format(calls: list[OpCost]) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import ExitStack
 from typing import Any
 
 from gpualloc.bench import nvml
 from gpualloc.profiling.records import Utilisation
+
+
+MIN_WINDOW_S = 0.1  # DCGM's guide gives it as the shortest interval for these counters ("Profiling Metrics", 2025)
 
 
 class GpuCounters:
@@ -19,6 +23,7 @@ class GpuCounters:
         self._sample: Any = None
         self._found: tuple[Any, Any] | None = None
         self._uuid = uuid
+        self._started_s = 0.0
 
     def start(self) -> None:
         self._found = self._open.enter_context(nvml.opened_gpu(self._uuid))
@@ -32,6 +37,7 @@ class GpuCounters:
                 self._reason = "this GPU has no GPM counters"
             else:
                 self._sample = self._take(pynvml, gpu)
+                self._started_s = time.monotonic()
                 self._reason = None
         except pynvml.NVMLError as error:
             self._reason = f"GPM does not answer: {error}"
@@ -43,7 +49,10 @@ class GpuCounters:
                 return None
             pynvml, gpu = self._found
             figures: dict[str, float | None] = dict.fromkeys(("sm", "tensor", "dram"))
-            if self._sample is not None:
+            window_s = time.monotonic() - self._started_s
+            if self._sample is not None and window_s < MIN_WINDOW_S:
+                self._reason = f"the timed steps took {window_s * 1e3:.0f} ms and GPM needs {MIN_WINDOW_S * 1e3:.0f}: raise --steps"
+            elif self._sample is not None:
                 try:
                     figures = self._read(pynvml, self._take(pynvml, gpu))
                 except pynvml.NVMLError as error:

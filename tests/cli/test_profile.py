@@ -166,7 +166,7 @@ def test_unknown_hardware_gets_no_mfu_and_a_cpu_no_copies() -> None:
     assert "MFU unknown: no peak is known for this device; 85% of what a large fp32 product reaches here" in text
     assert "copies" not in text
     assert "Python and dispatch 4.00" in text
-    assert "(-2.0%, which is noise)" in text
+    assert "(-2.0%, hidden by other variation)" in text
     assert "a note" in text
     assert "arithmetic: not counted" in words(120, made_cpu_rank(TIMES, costs=None))
 

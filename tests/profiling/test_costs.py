@@ -79,9 +79,9 @@ def test_the_roofline_is_call_by_call() -> None:
     costs = summarise_costs(calls, SPEED)
     assert costs is not None
     assert (costs.flops, costs.moved_bytes, costs.total_flops) == ({"bf16": 610.0}, 50.0, 610.0)
-    assert costs.memory_share == pytest.approx(4 / 10)
+    assert (costs.memory_share, costs.roofline_s) == (pytest.approx(4 / 10), pytest.approx(10))
     assert summarise_costs([], SPEED) is None
     unmeasured = summarise_costs(calls, None)
     assert unmeasured is not None
-    assert unmeasured.memory_share is None
+    assert unmeasured.memory_share is unmeasured.roofline_s is None
     assert main_format(calls[1:2]) == "fp32"

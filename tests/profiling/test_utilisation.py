@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gpualloc.profiling import utilisation
 from gpualloc.profiling.utilisation import GpuCounters
 
 UUID = "abc"
@@ -79,8 +80,9 @@ class FakeNvml(types.ModuleType):
         return types.SimpleNamespace(gpu=97)
 
 
-def read(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, uuid: str = UUID) -> Any:
+def read(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, uuid: str = UUID, *, min_window_s: float = 0.0) -> Any:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(utilisation, "MIN_WINDOW_S", min_window_s)
     counters = GpuCounters(uuid)
     counters.start()
     found = counters.stop()
@@ -104,6 +106,12 @@ def test_counters_are_fractions_and_those_that_fail_are_missing(monkeypatch: pyt
 def test_without_gpm_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], reason: str) -> None:
     found = read(monkeypatch, FakeNvml(**options))
     assert (found.gpu, found.sm, found.reason) == (0.97, None, reason)
+
+
+def test_too_short_a_time_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(monkeypatch, FakeNvml(), min_window_s=60.0)
+    assert (found.gpu, found.sm) == (0.97, None)
+    assert found.reason.startswith("the timed steps took 0 ms and GPM needs 60000")
 
 
 def test_an_unknown_gpu_has_no_counters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,9 @@ def test_without_counters_the_roofline_tells_and_without_that_the_names() -> Non
     mostly_bytes = replace(rank, costs=replace(rank.costs, memory_share=0.7))
     assert judge([mostly_bytes]).kind == "memory-bound"
     assert judge([mostly_bytes]).evidence[0] == "70% of the computing, by its roofline, moves bytes rather than calculates"
+    assert not any("roofline allows" in line for line in judge([mostly_bytes]).evidence)
+    far = judge([replace(rank, costs=replace(rank.costs, roofline_s=0.1))])
+    assert far.evidence[-1] == "computing takes 9.0 times what the roofline allows: its kernels are slow, or others use the device"
     uncounted = replace(rank, costs=None, speed=None)
     assert judge([uncounted]).kind == "compute-bound"
     elementwise = judge([replace(uncounted, times=replace(BUSY, matmul_s=0.1))])
