@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpualloc.records import BenchCase
 
 _MAX_STEPS = 1000  # traced: a trace of them is as large as one reads in a browser
+_DEFAULT_TIMEOUT_S = 600.0
 _DEFAULT_MODEL = "mobilenet_v2"
 _DEFAULT_IMAGE_SIZE_PX = {"cuda": "224", "cpu": "128"}
 
@@ -67,7 +68,7 @@ def profile(
         Path | None, _how("Folder that keeps the traces (default: gpualloc/traces/TIME under ~/.local/share).", metavar="DIR")
     ] = None,
     stop: Annotated[bool, _how("End the script once all is recorded.", "--stop/--no-stop")] = True,
-    timeout_s: Annotated[float, _how("Longest time for a built-in workload, in seconds.")] = 600.0,
+    timeout_s: Annotated[float | None, _what("Longest time for the whole, in seconds (default: 600).")] = None,
     as_json: Annotated[bool, _how("Print JSON instead of the table.", "--json")] = False,
 ) -> None:
     """Profile a training step: where its time goes, what bounds it, and what to try next.
@@ -94,13 +95,15 @@ def profile(
     else:
         if not stop:
             raise UsageError("--no-stop is for a script; give one after --, or leave it out")
-        found = _profile_case(ctx, device, steps=steps, warmup_steps=warmup_steps, trace_dir=trace_dir, timeout_s=timeout_s)
+        found = _profile_case(
+            ctx, device, steps=steps, warmup_steps=warmup_steps, trace_dir=trace_dir, timeout_s=timeout_s or _DEFAULT_TIMEOUT_S
+        )
     if found is None:  # another rank prints
         return
     _print(found, as_json=as_json)
 
 
-_RECORDING_OPTIONS = ("script", "steps", "warmup_steps", "trace_dir", "stop", "timeout_s", "as_json")
+_RECORDING_OPTIONS = ("script", "steps", "warmup_steps", "trace_dir", "stop", "as_json")
 
 
 def _given_workload_options(ctx: typer.Context) -> list[str]:
@@ -108,11 +111,11 @@ def _given_workload_options(ctx: typer.Context) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in given]
 
 
-def _check_numbers(*, steps: int, warmup_steps: int, timeout_s: float) -> None:
+def _check_numbers(*, steps: int, warmup_steps: int, timeout_s: float | None) -> None:
     for option, value in (("--steps", steps), ("--warmup-steps", warmup_steps)):
         if not 1 <= value <= _MAX_STEPS:
             raise UsageError(f"{option} {value} is out of range; choose 1 to {_MAX_STEPS:,}")
-    if timeout_s <= 0:
+    if timeout_s is not None and timeout_s <= 0:
         raise UsageError(f"--timeout-s {timeout_s:g} is out of range; choose more than 0 seconds")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from gpualloc.bench import nvml
 from gpualloc.profiling.records import Utilisation
 
-MIN_WINDOW_S = 0.1  # DCGM's guide gives it as the shortest interval for these counters ("Profiling Metrics", 2025)
+MIN_WINDOW_S = 0.1  # a precaution: NVML's reference names no shortest interval, and counters that have not moved yet would read as idle
 
 
 class GpuCounters:

@@ -83,6 +83,7 @@ def test_traces_are_kept_beside_the_results_by_default(tmp_path: Path, monkeypat
         (["--timeout-s", "0"], "--timeout-s 0 is out of range"),
         (["--no-stop"], "--no-stop is for a script"),
         (["--model", "gpt_tiny", "--", "train.py"], "--model is for a built-in workload and a script is given"),
+        (["--timeout-s", "9", "--", "train.py"], "--timeout-s is for a built-in workload"),
         (["--", "nowhere.py"], "the script 'nowhere.py' does not exist"),
         (["--device", "cpu", "--batch-size", "many"], "--batch-size 'many' is not a list of whole numbers"),
     ],
@@ -90,6 +91,14 @@ def test_traces_are_kept_beside_the_results_by_default(tmp_path: Path, monkeypat
 def test_refusals_come_before_anything_runs(arguments: list[str], message: str, tmp_path: Path) -> None:
     assert message in str(run("--trace-dir", str(tmp_path), *arguments, raises=UsageError).exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_is_documented() -> None:
+    page = (ROOT / "docs" / "profile.md").read_text()
+    options = [name for parameter in typer.main.get_command(app).params for name in (*parameter.opts, *parameter.secondary_opts)]
+    options = [name for name in options if name.startswith("--")]
+    assert len(options) > 25
+    assert [option for option in options if f"`{option}" not in page and option != "--help"] == []
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
