@@ -36,7 +36,7 @@ def _how(help: str, *names: str, metavar: str | None = None) -> Any:
 def profile(
     ctx: typer.Context,
     script: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- SCRIPT.py ARGS...]", help="Your own training; without it a built-in workload.")
+        list[str] | None, typer.Argument(metavar="-- SCRIPT.py ARGS", help="Your own training; without it a built-in workload.")
     ] = None,
     model: Annotated[
         str | None,
@@ -63,7 +63,7 @@ def profile(
     ranks_per_gpu: Annotated[str | None, _what("Ranks that share a GPU (default: 1).", "COUNT")] = None,
     seed: Annotated[str | None, _what("Of the weights and the data (default: 0).", "NUMBER")] = None,
     steps: Annotated[int, _how("Steps to trace, after as many without the profiler.")] = 10,
-    warmup_steps: Annotated[int, _how("Steps before.", "--warmup-steps", "--warmup")] = 5,
+    warmup_steps: Annotated[int, _how("Steps before, of which nothing is recorded.", "--warmup-steps", "--warmup")] = 5,
     trace_dir: Annotated[
         Path | None, _how("Folder that keeps the traces (default: gpualloc/traces/TIME under ~/.local/share).", metavar="DIR")
     ] = None,
@@ -73,8 +73,11 @@ def profile(
 ) -> None:
     """Profile a training step: where its time goes, what bounds it, and what to try next.
 
-    Without a script it trains a built-in workload in fresh processes. With one (after --) it runs it here and watches: a step ends where
-    the first torch.optim optimizer has stepped. What the script prints goes to stderr. For several ranks put torchrun in front.
+    Without a script it trains a built-in workload in fresh processes.
+
+    With one (after --) it runs it here and watches: a step ends where the first torch.optim optimizer has stepped.
+
+    What the script prints goes to stderr. For several ranks put torchrun in front.
 
     The traces are kept for https://ui.perfetto.dev.
 
@@ -219,7 +222,7 @@ def _judged(subject: str, ranks: list[RankProfile]) -> Profile:
 def _make_trace_folder(asked: Path | None, name: str) -> Path:
     from gpualloc.store import default_store_path
 
-    folder = asked or default_store_path().parent / "traces" / name
+    folder = (asked or default_store_path().parent / "traces" / name).absolute()  # a script may go to another folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -49,7 +49,9 @@ def _profile_rank(folder: Path, rank: int, order: ProfileOrder, device: torch.de
     batches = _Announced(open_batches(data_case, rank=data_rank, pin_memory=pin_memory))
     say(f"warming up for {case.num_warmup_steps} steps")
     trainer.warm_up(batches)
-    notes: tuple[str, ...] = ("operators in the replicas' threads are not counted",) if case.strategy == "data_parallel" else ()
+    notes: tuple[str, ...] = (
+        ("operators are not counted: the replicas run them in threads of their own",) if case.strategy == "data_parallel" else ()
+    )
     recorder = Recorder(num_warmup_steps=1, num_steps=case.num_steps, trace_path=trace_file(Path(order.trace_folder), rank), say=say)
     with recorder:
         try:
@@ -61,6 +63,8 @@ def _profile_rank(folder: Path, rank: int, order: ProfileOrder, device: torch.de
             if not recorder.is_traced:
                 raise
             notes += (f"operators were not counted: {rank_files.one_line(str(error))}",)
+    if case.strategy == "data_parallel":
+        recorder.counter = None  # it has the first replica's operators alone
     world_size = num_processes(case)
     profile = analyse(
         recorder,

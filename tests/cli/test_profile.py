@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from gpualloc.cli.app import app as whole_app
 from gpualloc.cli.profile import profile
 from gpualloc.cli.profile_text import print_profile
 from gpualloc.errors import GpuallocError, UsageError
@@ -95,7 +96,8 @@ def test_refusals_come_before_anything_runs(arguments: list[str], message: str, 
 
 def test_every_option_is_documented() -> None:
     page = (ROOT / "docs" / "profile.md").read_text()
-    options = [name for parameter in typer.main.get_command(app).params for name in (*parameter.opts, *parameter.secondary_opts)]
+    parameters = typer.main.get_command(whole_app).commands["profile"].params  # type: ignore[attr-defined]
+    options = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
     options = [name for name in options if name.startswith("--")]
     assert len(options) > 25
     assert [option for option in options if f"`{option}" not in page and option != "--help"] == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from gpualloc.cli.app import app
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.profiling.recorder import Recorder
 from gpualloc.profiling.script import Script, parse_script, run_script
@@ -81,6 +84,16 @@ print("never said")
     assert recorder.num_done == recorder.num_needed == 6
     assert before == (sys.argv, sys.path)
     assert script.command == f"{tmp_path}/train.py --lr 0.1"
+
+
+def test_a_script_that_goes_elsewhere_leaves_its_trace_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    script = write(tmp_path, "import os\nos.chdir('elsewhere')\n" + TRAIN + "train(100)")
+    done = CliRunner().invoke(app, ["profile", "--steps", "1", "--warmup", "1", "--trace-dir", "traces", "--json", "--", script.name])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["ranks"][0]["trace_path"] == str(tmp_path / "traces" / "rank0.json.gz")
+    assert (tmp_path / "traces" / "rank0.json.gz").is_file()
 
 
 def test_a_module_runs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
