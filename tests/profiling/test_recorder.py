@@ -19,9 +19,9 @@ from gpualloc.profiling.records import LoaderSetting
 from gpualloc.profiling.trace import read_trace
 
 
-def train(recorder: Recorder, num_steps: int, *, batch_size: int = 64) -> int:
+def train(recorder: Recorder, num_steps: int, *, batch_size: int = 64, device: str = "cpu") -> int:
     """Trains at most so many steps, with a second optimizer beside the first one. Returns how many there were."""
-    model, other = torch.nn.Linear(256, 256), torch.nn.Linear(2, 2)
+    model, other = torch.nn.Linear(256, 256).to(device), torch.nn.Linear(2, 2).to(device)
     optimizer, other_optimizer = torch.optim.SGD(model.parameters(), lr=0.01), torch.optim.Adam(other.parameters())
     loader = DataLoader(TensorDataset(torch.randn(num_steps * batch_size, 256)), batch_size=batch_size)
     num_done = 0
@@ -29,7 +29,7 @@ def train(recorder: Recorder, num_steps: int, *, batch_size: int = 64) -> int:
         try:
             for (batch,) in loader:
                 optimizer.zero_grad()
-                model(batch).square().mean().backward()
+                model(batch.to(device)).square().mean().backward()
                 num_done += 1
                 optimizer.step()
                 other_optimizer.step()
@@ -63,6 +63,26 @@ def test_a_loop_is_recorded_and_ended(tmp_path: Path) -> None:
     assert (found.mfu, found.peak_source, found.gpu_busy, found.utilisation) == (None, None, None, None)
     assert found.memory.high_water_bytes > 50 * 2**20
     assert 0 < found.memory.headroom_bytes <= found.memory.total_bytes
+
+
+@pytest.mark.gpu
+def test_a_loop_on_a_gpu(tmp_path: Path) -> None:
+    recorder = make_recorder(tmp_path)
+    train(recorder, 50, batch_size=4096, device="cuda")
+    found = analyse(recorder)
+    times = found.times
+    assert found.device == "cuda"
+    assert min(times.input_wait_s, times.kernels_s, times.optimizer_s, times.matmul_s, times.host_to_device_s) > 0
+    assert times.exposed_comm_s == times.hidden_comm_s == 0
+    assert times.matmul_s <= times.kernels_s
+    assert found.gpu_busy is not None
+    assert 0 < found.gpu_busy < 1
+    assert found.gpu_busy * found.profiled_step_time_s == pytest.approx(times.computing_s + times.host_to_device_s + times.other_memory_s)
+    assert times.num_launches >= 8  # forward, backward, gradients set to 0, update
+    assert times.num_synchronisations >= 1  # the batch comes from pageable memory
+    assert found.costs is not None
+    assert found.costs.total_flops == 2 * 2 * 4096 * 256 * 256  # the backward pass too, which runs in another thread
+    assert 2**20 < found.memory.high_water_bytes < found.memory.total_bytes
 
 
 def test_everything_is_put_back(tmp_path: Path) -> None:
