@@ -86,7 +86,7 @@ def measure_op_overhead_us() -> float:
     """What a CPU operator takes on one element under the profiler: the costliest of a few common ones, forward with autograd, by median."""
     a = torch.ones(1, requires_grad=True)
     matrix = torch.ones(1, 1)
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as recorded:
         for _ in range(_NUM_EMPTY_OPS):
             torch.mul(a, a)
             torch.add(a, a)

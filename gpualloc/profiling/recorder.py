@@ -148,7 +148,7 @@ class Recorder:
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
         if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
             raise GpuallocError("torch's profiler is running already and there can be one only; turn off the profiler that the script uses")
-        self._profiler = profile(activities=activities)
+        self._profiler = profile(activities=activities, acc_events=True)  # else a warning, although there is one cycle
         self._profiler.start()
         gc.collect()  # here rather than in a traced step
 
