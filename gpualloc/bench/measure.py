@@ -150,7 +150,7 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target:
         num_skipped += round(max(0.0, math.log2(scale / trainer.scaler.get_scale())))  # GradScaler halves its scale for each
         step_times_s.append(times_s)
         losses += [first_loss.item(), last_loss.item()]
-        peak_memory_bytes = peak_memory_bytes or _peak_memory_bytes(device)  # before any copy of the state
+        peak_memory_bytes = peak_memory_bytes or read_peak_memory_bytes(device)  # before any copy of the state
         if case.strategy == "single" or (trainer.wrapped.no_sync is None and not case.is_rehearsed):
             compute_times_s.append([])  # all of it is computing, or it cannot be told apart
             continue
@@ -243,7 +243,7 @@ def _wait_for_all(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
+def read_peak_memory_bytes(device: torch.device) -> int:
     """Most memory in use so far: allocated on the GPU, or resident on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

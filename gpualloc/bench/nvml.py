@@ -6,7 +6,8 @@ Everything is None or empty where there is no NVML, no driver or no answer.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,26 @@ def read_state(uuid: str) -> DeviceState | None:
 def read_states() -> list[DeviceState]:
     """Of the visible GPUs, in CUDA's order."""
     return _ask(lambda nvml: [_read_state(nvml, handle) for handle in _visible_handles(nvml)]) or []
+
+
+@contextmanager
+def opened_gpu(uuid: str) -> Iterator[tuple[Any, Any] | None]:
+    """(the pynvml module, NVML's handle) of the GPU or MIG slice with this UUID, as torch writes it, for as long as the block lasts."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or NVMLError, which has no name without the module
+        yield None
+        return
+    try:
+        try:
+            handle = _find_by_torch_uuid(pynvml, uuid)
+        except pynvml.NVMLError:
+            handle = None
+        yield None if handle is None else (pynvml, handle)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _read_state(nvml: Any, handle: Any) -> DeviceState:

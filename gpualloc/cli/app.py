@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from gpualloc.cli import results
 from gpualloc.cli.bench import bench
 from gpualloc.cli.doctor import doctor
+from gpualloc.cli.profile import profile
 from gpualloc.cli.quality import quality
 from gpualloc.errors import GpuallocError
 
@@ -96,6 +97,7 @@ def _global_options(
     Examples:
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again
+      gpualloc profile          where a training step goes
       gpualloc doctor           what works here and what does not
     """
 
@@ -103,6 +105,7 @@ def _global_options(
 app.command("bench")(bench)
 app.command(_QUALITY, hidden=True)(quality)
 app.add_typer(results.app, name="results")
+app.command("profile")(profile)
 app.command("doctor")(doctor)
 
 
