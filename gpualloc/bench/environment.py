@@ -83,7 +83,7 @@ def detect_environment(device: str | None = None) -> Environment:
     import torch
 
     device = choose_device(device)
-    cpu_name = _read_cpu_name()
+    cpu_name = read_cpu_name()
     on_gpu = device == "cuda"
     driver = nvml.read_driver() if on_gpu else None
     gpu_names = " + ".join(dict.fromkeys(nvml.read_gpu_names())) or "unknown GPU"  # unlike GPUs: each name once
@@ -121,7 +121,8 @@ def _refuse_old_driver() -> None:
         )
 
 
-def _read_cpu_name() -> str:
+def read_cpu_name() -> str:
+    """The CPU's model, or the kind of machine where none is told."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpualloc.cli import results
+from gpualloc.cli import results, watch
 from gpualloc.cli.bench import bench
 from gpualloc.cli.doctor import doctor
 from gpualloc.cli.quality import quality
@@ -96,6 +96,7 @@ def _global_options(
     Examples:
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again
+      gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """
 
@@ -103,6 +104,7 @@ def _global_options(
 app.command("bench")(bench)
 app.command(_QUALITY, hidden=True)(quality)
 app.add_typer(results.app, name="results")
+app.add_typer(watch.app, name="watch")
 app.command("doctor")(doctor)
 
 
