@@ -113,7 +113,7 @@ def report(
     from datetime import datetime, timezone
 
     from gpualloc.cli.tables import output_console, print_json, printable
-    from gpualloc.cli.watch_tables import print_report
+    from gpualloc.cli.watch_report import print_report
     from gpualloc.store import default_watch_store_path
     from gpualloc.watching import WatchStore, find_waste
     from gpualloc.watching.durations import parse_duration_s

@@ -15,11 +15,13 @@ from rich.live import Live
 from rich.text import Text
 
 from gpualloc.cli.tables import output_console, printable
-from gpualloc.cli.watch_tables import device_label, live_view, print_report, sample_line, state_of
+from gpualloc.cli.watch_report import print_report
+from gpualloc.cli.watch_tables import device_label, live_view, sample_line, state_of
+from gpualloc.watching.clock import Clock
 from gpualloc.watching.durations import duration_text
 from gpualloc.watching.ledger import DeviceLedger, Ledger
 from gpualloc.watching.recorder import Recorder
-from gpualloc.watching.sampler import Clock, Sampler
+from gpualloc.watching.sampler import Sampler
 from gpualloc.watching.samples import DeviceSample
 from gpualloc.watching.waste import Price, WasteRule
 
