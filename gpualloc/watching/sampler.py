@@ -57,7 +57,7 @@ class Sampler:
         self._read_at_s: float | None = None  # monotonic
         self.have_jobs_ended = False
         self._own = psutil.Process()
-        self._own_cpu_at_start_s, self._started_at_s = _cpu_s(self._own), time.monotonic()
+        self._own_cpu_at_start_s, self._started_at_s = time.process_time(), time.monotonic()
 
     def close(self) -> None:
         if self._gpus is not None:
@@ -91,7 +91,7 @@ class Sampler:
     def overhead(self) -> Overhead:
         """Since the sampler was made."""
         return Overhead(
-            cpu_time_s=_cpu_s(self._own) - self._own_cpu_at_start_s,
+            cpu_time_s=time.process_time() - self._own_cpu_at_start_s,
             elapsed_s=time.monotonic() - self._started_at_s,
             rss_bytes=int(self._own.memory_info().rss),
         )
@@ -155,8 +155,3 @@ class Sampler:
             cpu_percent=seen.cpu_percent,
             rss_bytes=seen.rss_bytes,
         )
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)

@@ -94,8 +94,8 @@ class WatchStore:
                 for sample in samples:
                     self._add_sample(sample)
                 self._connection.execute(
-                    "UPDATE watches SET num_samples = num_samples + ?, last_sample_unix_s = ?, cpu_time_s = ?, elapsed_s = ?"
-                    " WHERE watch_id = ?",
+                    "UPDATE watches SET num_samples = num_samples + ?, last_sample_unix_s = MAX(COALESCE(last_sample_unix_s, 0), ?),"
+                    " cpu_time_s = ?, elapsed_s = ? WHERE watch_id = ?",
                     (len(samples), max(row.time_unix_s for row in samples), overhead.cpu_time_s, overhead.elapsed_s, watch_id),
                 )
                 self._connection.execute("COMMIT")
@@ -135,12 +135,12 @@ class WatchStore:
         groups = groupby(process_rows, key=lambda row: row[0])
         group = next(groups, None)
         for sample_id, *row in rows:
-            processes = []
+            on_device: list[Any] = []
             if group is not None and group[0] == sample_id:
-                processes = [_process(process_row) for process_row in group[1]]
+                on_device = list(group[1])
                 group = next(groups, None)
             try:
-                sample = _sample(row, device, processes)
+                sample = _sample(row, device, [_process(process_row) for process_row in on_device])
             except (ValueError, TypeError):
                 self.num_damaged += 1
                 continue
@@ -228,8 +228,7 @@ def _key(host: str, process: ProcessSample) -> tuple[object, ...]:
 def _sample(row: Sequence[Any], device: Sequence[Any], processes: list[ProcessSample]) -> DeviceSample:
     """Raises: ValueError, TypeError: a file may be edited or damaged, and SQLite takes any value in any column."""
     *values, reasons, are_processes_known = row
-    if not all(value is None or (isinstance(value, (int, float)) and abs(value) < _LARGEST) for value in values) or values[0] is None:
-        raise ValueError(f"figures {values}")
+    _check_numbers(values)
     host, kind, uuid, index, name = device
     return DeviceSample(
         **dict(zip(_FIGURES, values, strict=True)),
@@ -243,8 +242,14 @@ def _sample(row: Sequence[Any], device: Sequence[Any], processes: list[ProcessSa
     )
 
 
+def _check_numbers(values: Sequence[Any]) -> None:
+    if not all(value is None or (isinstance(value, (int, float)) and abs(value) < _LARGEST) for value in values):
+        raise ValueError(f"figures {values}")
+
+
 def _process(row: Sequence[Any]) -> ProcessSample:
     _, pid, started_unix_s, user, command, gpu_memory_bytes, sm_utilisation_percent, cpu_percent, rss_bytes = row
+    _check_numbers([pid, started_unix_s, gpu_memory_bytes, sm_utilisation_percent, cpu_percent, rss_bytes])
     return ProcessSample(
         pid=pid,
         started_unix_s=started_unix_s,
