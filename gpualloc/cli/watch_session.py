@@ -168,7 +168,8 @@ class _Flags:
         for sample, ledger in zip(samples, ledgers, strict=True):
             state, is_flagged = state_of(ledger, sample, self._rule, is_host_with_gpus=has_gpus)
             flagged = state if is_flagged else ""
-            if flagged and self._flagged.get(sample.device_uuid) != flagged:
+            before = self._flagged.get(sample.device_uuid, "")
+            if flagged not in ("", before) and before != "idle":  # after idling, the mean stays low for a while
                 label = device_label(sample.kind, sample.device_index, sample.device_uuid)
                 percent = self._rule.idle_below_percent if flagged == "idle" else self._rule.bar_percent
                 message = f"{label} is {flagged}: below {percent:g} % for {duration_text(self._rule.for_s)}"

@@ -31,9 +31,12 @@ def duration_text(seconds: float) -> str:
         return f"{seconds * 1e3:.0f}ms"
     if seconds < 60:
         return f"{seconds:.3g}s"
-    minutes, whole_s = divmod(round(seconds), 60)
+    if seconds < 600:
+        minutes, whole_s = divmod(round(seconds), 60)
+        return f"{minutes}m{whole_s:02}s" if whole_s else f"{minutes}m"
+    minutes = round(seconds / 60)
     if minutes < 60:
-        return f"{minutes}m{whole_s:02}s" if whole_s and minutes < 10 else f"{minutes}m"
+        return f"{minutes}m"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours}h{minutes:02}m" if minutes else f"{hours}h"

@@ -1,8 +1,9 @@
 """Samples -> the spans in which a device was paid for and not used, and what they cost. Pure: no clock, no file.
 
-Utilisation is averaged over slots of a minute (a tenth of `for_s` where that is less), so that neither a single quiet reading nor a
-single busy one decides. A device is *low* in a run of slots that stay below `bar_percent` for `for_s` or longer, and *idle* where slots of
-it stay below `idle_below_percent` for as long. Wasted hours are the time in these spans, times the share of it that was not used:
+Utilisation is averaged over slots of a minute (a tenth of `for_s` where that is less), so that no single reading decides. A device is
+*idle* where its slots stay below `idle_below_percent` for `for_s` or longer. It is *low* where the mean over every `for_s` is below
+`bar_percent`: single slots may be above, as those of a job that works in bursts are, but none at the ends; and it lasts as long. Wasted
+hours are the time in these spans, times the share of it that was not used:
 
     wasted_device_hours = sum over the samples in idle and low spans of covers_s * (1 - utilisation_percent / 100) / 3600
     cost                = wasted_device_hours * price per device and hour
@@ -12,6 +13,7 @@ Time that no sample covers counts as nothing, and a slot without any ends a span
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +22,7 @@ from gpualloc.watching.samples import DeviceSample, ProcessSample
 from gpualloc.watching.waste import DeviceUse, HolderWaste, Price, ProcessUse, SpanKind, UserWaste, WasteReport, WasteRule, WasteSpan
 
 _ROUNDING_S = 1e-3
+_ROUNDING_PERCENT = 1e-9
 
 _Holder = tuple[str, str | None, int | None, float | None, str | None, str | None]  # who, host, pid, started, user, command
 _NOBODY: _Holder = ("nobody", None, None, None, None, None)
@@ -90,10 +93,12 @@ class DeviceLedger:
     """What the samples of one device, given in the order of time, add up to."""
 
     def __init__(self, rule: WasteRule) -> None:
-        self.low_run_s = 0.0  # of the slots up to now that are below the bar; live, so without the slot that is not over yet
+        # Live, so without the slot that is not over yet: how long it has been idle, and low: 0 while the mean of the last `for_s` is not.
         self.idle_run_s = 0.0
+        self.low_run_s = 0.0
         self._rule = rule
         self._slots: list[_Slot] = []
+        self._recent: deque[_Slot] = deque()  # the last `for_s`
         self._until_s = float("-inf")
         self._first: DeviceSample | None = None
         self._last: DeviceSample | None = None
@@ -133,9 +138,7 @@ class DeviceLedger:
 
     def spans(self) -> Iterator[tuple[SpanKind, list[_Slot]]]:
         """The slots of each idle or low span."""
-        for low in _runs(self._slots, below_percent=self._rule.bar_percent):
-            if _observed_s(low) < self._rule.for_s - _ROUNDING_S:
-                continue
+        for low in _low_runs(self._slots, bar_percent=self._rule.bar_percent, for_s=self._rule.for_s - _ROUNDING_S):
             place = 0
             for idle in _runs(low, below_percent=self._rule.idle_below_percent):
                 if _observed_s(idle) < self._rule.for_s - _ROUNDING_S:
@@ -202,13 +205,26 @@ class DeviceLedger:
             start_s = part_end_s
 
     def _close_slot(self, *, next_number: int) -> None:
+        """Brings the live figures up to the last slot."""
         if not self._slots:
             return
-        last = self._slots[-1]
-        is_followed = next_number == last.number + 1
-        percent = last.utilisation_percent
-        self.low_run_s = self.low_run_s + last.observed_s if is_followed and percent < self._rule.bar_percent else 0.0
-        self.idle_run_s = self.idle_run_s + last.observed_s if is_followed and percent < self._rule.idle_below_percent else 0.0
+        last, rule = self._slots[-1], self._rule
+        if next_number != last.number + 1:
+            self._recent.clear()
+            self.idle_run_s = self.low_run_s = 0.0
+            return
+        self._recent.append(last)
+        while _observed_s(self._recent) - self._recent[0].observed_s >= rule.for_s - _ROUNDING_S:
+            self._recent.popleft()
+        recent_s = _observed_s(self._recent)
+        self.idle_run_s = self.idle_run_s + last.observed_s if last.utilisation_percent < rule.idle_below_percent else 0.0
+        if recent_s < rule.for_s - _ROUNDING_S or _mean_percent(self._recent) >= rule.bar_percent:
+            self.low_run_s = 0.0
+        elif self.low_run_s:
+            self.low_run_s += last.observed_s
+        elif last.utilisation_percent < rule.bar_percent:
+            below = [slot.utilisation_percent < rule.bar_percent for slot in self._recent]
+            self.low_run_s = _observed_s(list(self._recent)[below.index(True) :])
 
 
 class Ledger:
@@ -277,6 +293,39 @@ def _runs(slots: Iterable[_Slot], *, below_percent: float) -> Iterator[list[_Slo
             run.append(slot)
     if run:
         yield run
+
+
+def _low_runs(slots: list[_Slot], *, bar_percent: float, for_s: float) -> Iterator[list[_Slot]]:
+    """Runs without a gap, `for_s` or longer, that windows of `for_s` with a mean below the bar cover, and that begin and end below it."""
+    is_low = [False] * len(slots)
+    first, observed_s, used_s, low_until = 0, 0.0, 0.0, -1
+    for place, slot in enumerate(slots):
+        if place and slot.number != slots[place - 1].number + 1:
+            first, observed_s, used_s = place, 0.0, 0.0
+        observed_s, used_s = observed_s + slot.observed_s, used_s + slot.used_s
+        while observed_s - slots[first].observed_s >= for_s:  # the shortest window that ends here
+            observed_s, used_s = observed_s - slots[first].observed_s, used_s - slots[first].used_s
+            first += 1
+        if observed_s >= for_s and used_s / observed_s * 100 < bar_percent - _ROUNDING_PERCENT:
+            for low in range(max(first, low_until + 1), place + 1):
+                is_low[low] = True
+            low_until = place
+    run: list[_Slot] = []
+    for place in range(len(slots) + 1):
+        is_next_low = place < len(slots) and is_low[place]
+        if is_next_low and (not run or slots[place].number == run[-1].number + 1):
+            run.append(slots[place])
+            continue
+        while run and run[-1].utilisation_percent >= bar_percent:
+            run.pop()
+        start = next((index for index, low in enumerate(run) if low.utilisation_percent < bar_percent), 0)
+        if _observed_s(run[start:]) >= for_s:
+            yield run[start:]
+        run = [slots[place]] if is_next_low else []
+
+
+def _mean_percent(slots: Iterable[_Slot]) -> float:
+    return sum(slot.used_s for slot in slots) / _observed_s(slots) * 100
 
 
 def _observed_s(slots: Iterable[_Slot]) -> float:

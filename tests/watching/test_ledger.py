@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpualloc.watching import Price, WasteRule, find_waste
+from gpualloc.watching import DeviceSample, Price, WasteRule, find_waste
 from gpualloc.watching.ledger import Ledger
 from gpualloc.watching.waste import DeviceUse
 from tests.watching.made_samples import GPU, HOST, START_UNIX_S, process, series
@@ -109,7 +109,8 @@ def test_a_short_rule_has_short_slots() -> None:
     rule = WasteRule(for_s=20.0)
     (use,) = find_waste(series((30, 90.0), (25, 0.0), (30, 90.0)), rule).devices
     (span,) = use.spans
-    assert (span.kind, span.observed_s) == ("idle", pytest.approx(25.0, abs=rule.slot_s * 2))
+    assert span.kind == "idle"
+    assert span.observed_s == pytest.approx(25.0, abs=rule.slot_s * 2)
 
 
 def test_means_are_over_time_and_unknown_figures_stay_out() -> None:
@@ -173,7 +174,8 @@ def test_a_host_is_judged_only_where_it_has_no_gpu() -> None:
     assert alone.by_user == ()
     beside = find_waste([*series((1200, 90.0)), *on_host], RULE)
     assert [device.is_judged for device in beside.devices] == [True, False]
-    assert (beside.wasted_device_hours, beside.observed_device_hours) == (0.0, pytest.approx(1200 / 3600))
+    assert beside.wasted_device_hours == 0.0
+    assert beside.observed_device_hours == pytest.approx(1200 / 3600)
     elsewhere = find_waste([*series((1200, 90.0), host="node2"), *on_host], RULE)
     assert [device.is_judged for device in elsewhere.devices] == [True, True]
     assert elsewhere.wasted_device_hours == 0.0  # a host hour is no GPU-hour
@@ -182,16 +184,31 @@ def test_a_host_is_judged_only_where_it_has_no_gpu() -> None:
 def test_the_live_figures_follow_the_slots() -> None:
     ledger = Ledger(RULE)
 
-    def run_over(samples: list) -> tuple[float, float]:  # type: ignore[type-arg]
+    def run_over(samples: list[DeviceSample]) -> tuple[float, float]:
         for sample in samples:
             device = ledger.add(sample)
         return device.idle_run_s, device.low_run_s
 
-    assert run_over(series((300, 0.0), (5, 0.0))) == (300.0, 300.0)
-    assert run_over(series((115, 30.0), start_s=305)) == (0.0, 360.0)
-    assert run_over(series((120, 90.0), start_s=420)) == (0.0, 0.0)
-    assert run_over(series((65, 0.0), start_s=540)) == (60.0, 60.0)
-    assert run_over(series((65, 0.0), start_s=6000)) == (60.0, 60.0)  # a gap begins anew
+    assert run_over(series((300, 0.0), (5, 0.0))) == (300.0, 0.0)  # low is a mean over ten minutes
+    assert run_over(series((295, 0.0), (5, 30.0), start_s=305)) == (600.0, 600.0)
+    assert run_over(series((115, 30.0), start_s=605)) == (0.0, 660.0)
+    assert run_over(series((180, 90.0), (5, 90.0), start_s=720)) == (0.0, 900.0)  # of ten minutes three at 90 %
+    assert run_over(series((120, 90.0), start_s=905)) == (0.0, 0.0)
+    assert run_over(series((65, 0.0), start_s=6000)) == (60.0, 0.0)  # a gap begins anew
+
+
+def test_live_low_time_begins_with_the_first_slot_below_the_bar() -> None:
+    ledger = Ledger(RULE)
+    for sample in series((600, 95.0), (425, 0.0)):
+        device = ledger.add(sample)
+    assert (device.idle_run_s, device.low_run_s) == (420.0, 420.0)  # the mean is low by now; the time in which it was busy is not
+
+
+def test_bursts_do_not_break_low_time() -> None:
+    use = only_device((600, 95.0), *[(180, 10.0), (60, 90.0)] * 10, (120, 10.0), (600, 95.0))
+    assert spans(use) == [("low", 10.0, 52.0)]
+    assert spans(only_device((600, 95.0), (480, 0.0), (600, 95.0))) == []  # too short, although the mean over ten minutes is below the bar
+    assert spans(only_device((600, 95.0), (480, 0.0), (120, 95.0), (480, 0.0), (600, 95.0))) == [("low", 10.0, 28.0)]
 
 
 def test_no_samples_no_devices() -> None:
