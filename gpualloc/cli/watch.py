@@ -68,7 +68,7 @@ def watch(
         raise UsageError("--store and --no-store exclude each other; leave one out")
     if once and duration is not None:
         raise UsageError("--once and --duration exclude each other; leave one out")
-    from gpualloc.cli.watch_session import WatchOptions, run
+    from gpualloc.cli.watch_run import WatchOptions, run
     from gpualloc.store import default_watch_store_path
     from gpualloc.watching.durations import parse_duration_s
 

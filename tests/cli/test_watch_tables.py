@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from gpualloc.cli.watch_session import _Flags
+from gpualloc.cli.watch_run import _Flags
 from gpualloc.cli.watch_tables import live_view, sample_line
 from gpualloc.watching import DeviceSample, WasteRule
 from gpualloc.watching.ledger import DeviceLedger, Ledger
