@@ -122,6 +122,7 @@ def _refuse_old_driver() -> None:
 
 
 def read_cpu_name() -> str:
+    """The CPU's model, or the kind of machine where none is told."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

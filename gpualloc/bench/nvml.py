@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # nvml.h (CUDA 13.0), nvmlClocksEventReason*: bits of nvmlDeviceGetCurrentClocksThrottleReasons.
-_POWER_CAP = 0x4
-_SLOWDOWNS = {0x8: "hardware slowdown", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake"}
+POWER_CAP = 0x4
+SLOWDOWNS = {0x8: "hardware slowdown", 0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +144,8 @@ def _read_state(nvml: Any, handle: Any) -> DeviceState:
     return DeviceState(
         index=int(nvml.nvmlDeviceGetIndex(gpu)),
         pids=tuple(sorted({int(process.pid) for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)})),
-        slowdowns=tuple(text for bit, text in _SLOWDOWNS.items() if reasons & bit),
-        is_power_capped=bool(reasons & _POWER_CAP),
+        slowdowns=tuple(text for bit, text in SLOWDOWNS.items() if reasons & bit),
+        is_power_capped=bool(reasons & POWER_CAP),
         power_limit_w=None if limit_mw is None else limit_mw / 1e3,
         default_power_limit_w=None if default_mw is None else default_mw / 1e3,
         uncorrected_ecc_errors=_maybe(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpualloc.cli import results
+from gpualloc.cli import results, watch
 from gpualloc.cli.bench import bench
 from gpualloc.cli.doctor import doctor
 from gpualloc.cli.profile import profile
@@ -98,6 +98,7 @@ def _global_options(
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
+      gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """
 
@@ -106,6 +107,7 @@ app.command("bench")(bench)
 app.command(_QUALITY, hidden=True)(quality)
 app.add_typer(results.app, name="results")
 app.command("profile")(profile)
+app.add_typer(watch.app, name="watch")
 app.command("doctor")(doctor)
 
 

@@ -1,4 +1,4 @@
-"""Opens the SQLite file: creation, schema version, migrations, and SQLite's errors in our words."""
+"""Opens an SQLite file of ours: creation, schema version, migrations, and SQLite's errors in our words."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gpualloc.errors import StoreError
 
-APPLICATION_ID = 0x67707561  # "gpua" in the file's header: tells our file from any other SQLite file
 
-# MIGRATIONS[i] takes a file from schema i to schema i + 1. Entries are never changed, only added.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a file holds and how it is called."""
+
+    noun: str  # in messages: "results store"
+    nothing_yet: str  # of a file that is absent: "no results yet", and what makes it
+    remedy: str
+    application_id: int  # in the file's header: tells our file from any other SQLite file
+    migrations: tuple[tuple[str, ...], ...]  # the i-th takes a file from schema i to i + 1; never changed, only added
+    synchronous: Literal["FULL", "NORMAL"]  # FULL: a commit survives a power cut; NORMAL: the end of the process
+
+    @property
+    def version(self) -> int:
+        return len(self.migrations)
+
+
+_RESULTS_MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE runs (
             run_id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -37,7 +53,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
     ),
 )
-SCHEMA_VERSION = len(MIGRATIONS)
+RESULTS = Schema(
+    noun="results store",
+    nothing_yet="no results yet",
+    remedy="run gpualloc bench",
+    application_id=0x67707561,  # "gpua"
+    migrations=_RESULTS_MIGRATIONS,
+    synchronous="FULL",
+)
 
 _REMEDIES = (  # a part of SQLite's message, what to do
     ("locked", "another gpualloc is writing to it; try again when that has finished, or use another file with --store"),
@@ -50,28 +73,28 @@ _REMEDIES = (  # a part of SQLite's message, what to do
 _DAMAGED = "move it aside, or rescue its rows with the sqlite3 program's .recover"
 
 
-def connect(path: Path, *, create: bool, lock_timeout_s: float) -> sqlite3.Connection:
-    """An autocommitting connection to a store of the current schema.
+def connect(path: Path, *, schema: Schema, create: bool, lock_timeout_s: float) -> sqlite3.Connection:
+    """An autocommitting connection to a store, brought to the newest version of its schema.
 
     Raises:
         StoreError: the file is absent (and not to be created), not a store, damaged, of a newer schema, locked or not writable.
     """
     if create:
-        _create_file(path)
+        _create_file(path, schema)
     elif not path.exists():
-        raise StoreError(f"no results yet at {path}: run gpualloc bench")
-    with translated_errors(path):
+        raise StoreError(f"{schema.nothing_yet} at {path}: {schema.remedy}")
+    with translated_errors(path, schema):
         connection = sqlite3.connect(_uri(path), uri=True, timeout=lock_timeout_s, isolation_level=None)
         try:
             connection.text_factory = lambda text: text.decode("utf-8", "backslashreplace")  # one bad byte must not hide the other rows
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
-            version = _schema_version(connection, path)
+            connection.execute(f"PRAGMA synchronous = {schema.synchronous}")
+            version = _schema_version(connection, path, schema)
             if create:
                 with contextlib.suppress(sqlite3.OperationalError):  # another process switches it now, or the file system cannot
                     connection.execute("PRAGMA journal_mode = WAL")
-            if version < SCHEMA_VERSION:
-                _migrate(connection, path)
+            if version < schema.version:
+                _migrate(connection, path, schema)
         except BaseException:
             connection.close()
             raise
@@ -79,21 +102,21 @@ def connect(path: Path, *, create: bool, lock_timeout_s: float) -> sqlite3.Conne
 
 
 @contextlib.contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
+def translated_errors(path: Path, schema: Schema) -> Iterator[None]:
     """Turns SQLite's errors into a StoreError that names the file and the remedy."""
     try:
         yield
     except sqlite3.Error as error:
         remedy = next((remedy for part, remedy in _REMEDIES if part in str(error).lower()), _DAMAGED)
-        raise StoreError(f"the results store {path} cannot be used: {error}; {remedy}") from error
+        raise StoreError(f"the {schema.noun} {path} cannot be used: {error}; {remedy}") from error
 
 
-def _create_file(path: Path) -> None:
+def _create_file(path: Path, schema: Schema) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise StoreError(f"the results store {path} cannot be written: {error.strerror}; use another file with --store") from error
+        raise StoreError(f"the {schema.noun} {path} cannot be written: {error.strerror}; use another file with --store") from error
 
 
 def _uri(path: Path) -> str:
@@ -103,27 +126,27 @@ def _uri(path: Path) -> str:
     return f"{absolute.as_uri()}?mode=rw{'&immutable=1' if frozen else ''}"
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for statements in MIGRATIONS[_schema_version(connection, path) :]:  # asked again: another process may have come first
+    for statements in schema.migrations[_schema_version(connection, path, schema) :]:  # asked again: another process may have come first
         for statement in statements:
             connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute(f"PRAGMA application_id = {schema.application_id}")
+    connection.execute(f"PRAGMA user_version = {schema.version}")
     connection.execute("COMMIT")
 
 
-def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
+def _schema_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
     """The file's schema: 0 when it holds nothing yet."""
     version: int
     # One statement, so that another process that is making the tables is seen either before or after.
     version, application_id, num_tables = connection.execute(
         "SELECT user_version, application_id, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version, pragma_application_id"
     ).fetchone()
-    if application_id != APPLICATION_ID and (num_tables > 0 or version > 0):
+    if application_id != schema.application_id and (num_tables > 0 or version > 0):
         raise StoreError(f"{path} is an SQLite file of another program; use another file with --store")
-    if version > SCHEMA_VERSION:
+    if version > schema.version:
         raise StoreError(
-            f"the results store {path} has schema {version}, this gpualloc reads up to {SCHEMA_VERSION}; upgrade gpualloc to read it"
+            f"the {schema.noun} {path} has schema {version}, this gpualloc reads up to {schema.version}; upgrade gpualloc to read it"
         )
     return version

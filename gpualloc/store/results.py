@@ -46,7 +46,7 @@ class ResultsStore:
 
     def __init__(self, path: Path, *, create: bool = True, lock_timeout_s: float = 10.0) -> None:
         self.path = path
-        self._connection = database.connect(path, create=create, lock_timeout_s=lock_timeout_s)
+        self._connection = database.connect(path, schema=database.RESULTS, create=create, lock_timeout_s=lock_timeout_s)
 
     def __enter__(self) -> ResultsStore:
         return self
@@ -157,11 +157,11 @@ class ResultsStore:
         self._execute("UPDATE runs SET status = ?, finished_at_utc = ? WHERE run_id = ?", status, finished_at_utc, run_id)
 
     def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
-        with database.translated_errors(self.path):
+        with database.translated_errors(self.path, database.RESULTS):
             return self._connection.execute(statement, values)
 
     def _fetch(self, statement: str, *values: object) -> list[Any]:
-        with database.translated_errors(self.path):
+        with database.translated_errors(self.path, database.RESULTS):
             return self._connection.execute(statement, values).fetchall()
 
 

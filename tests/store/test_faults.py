@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,11 @@ def edit(path: Path, statement: str, *values: object) -> None:
     with connection:
         connection.execute(statement, values)
     connection.close()
+
+
+def add_migration(monkeypatch: pytest.MonkeyPatch, statements: tuple[str, ...]) -> None:
+    """A gpualloc whose results have schema 2."""
+    monkeypatch.setattr(database, "RESULTS", replace(database.RESULTS, migrations=(*database.RESULTS.migrations, statements)))
 
 
 def add_cases(store: ResultsStore, *, seeds: int) -> int:
@@ -127,8 +133,7 @@ def test_another_programs_file_is_refused_and_left_alone(path: Path) -> None:
 
 
 def test_an_older_file_is_migrated_and_keeps_its_rows(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, ("ALTER TABLE runs ADD COLUMN note TEXT",)))
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
+    add_migration(monkeypatch, ("ALTER TABLE runs ADD COLUMN note TEXT",))
     with ResultsStore(filled, create=False) as store:
         assert len(store.measurements(1)[0]) == len(gpu_run())
     connection = sqlite3.connect(filled)
@@ -138,8 +143,7 @@ def test_an_older_file_is_migrated_and_keeps_its_rows(filled: Path, monkeypatch:
 
 
 def test_a_failed_migration_changes_nothing(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, ("ALTER TABLE runs ADD COLUMN note TEXT", "no SQL")))
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
+    add_migration(monkeypatch, ("ALTER TABLE runs ADD COLUMN note TEXT", "no SQL"))
     with pytest.raises(StoreError, match="syntax error"):
         ResultsStore(filled)
     monkeypatch.undo()
