@@ -9,18 +9,53 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpualloc.cli import results, watch
-from gpualloc.cli.bench import bench
-from gpualloc.cli.doctor import doctor
-from gpualloc.cli.profile import profile
-from gpualloc.cli.quality import quality
+from gpualloc.cli.lazy_commands import LazyCommand, LazyCommands
 from gpualloc.errors import GpuallocError
 
 _QUALITY = "bench --quality"
+_COMMANDS = LazyCommands(
+    {
+        "bench": LazyCommand(
+            "gpualloc.cli.bench:bench", "Measure how fast models train here: in one process, then with DDP and each gradient hook."
+        ),
+        _QUALITY: LazyCommand(
+            "gpualloc.cli.quality:quality",
+            "Train on real small data, over seeds: is it as good in that precision and with that hook, and how much faster?",
+            hidden=True,
+        ),
+        "results": LazyCommand("gpualloc.cli.results:app", "Look at what was measured: list, show, export, compare or delete runs."),
+        "profile": LazyCommand(
+            "gpualloc.cli.profile:profile", "Profile a training step: where its time goes, what bounds it, and what to try next."
+        ),
+        "watch": LazyCommand(
+            "gpualloc.cli.watch:app",
+            "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
+        ),
+        "doctor": LazyCommand(
+            "gpualloc.cli.doctor:doctor", "Check what gpualloc needs: torch, the compiled extension, GPUs and their driver, disk."
+        ),
+    }
+)
 
 
 class _Commands(TyperGroup):
     """Shows an error as one line on stderr, without a traceback unless --debug asks for it."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _COMMANDS  # type: ignore[assignment]
+        self._is_listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _COMMANDS.listed(cmd_name) if self._is_listing else _COMMANDS.get(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._is_listing = True
+        super().format_help(ctx, formatter)
+        self._is_listing = False
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[:1] == ["bench"] and "--quality" in args:  # other options than those of a benchmark of speed, so a command of its own
@@ -101,14 +136,6 @@ def _global_options(
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """
-
-
-app.command("bench")(bench)
-app.command(_QUALITY, hidden=True)(quality)
-app.add_typer(results.app, name="results")
-app.command("profile")(profile)
-app.add_typer(watch.app, name="watch")
-app.command("doctor")(doctor)
 
 
 def main() -> None:

@@ -50,6 +50,12 @@ def test_every_command_has_help_with_an_example_on_a_line_of_its_own(path: tuple
     assert any(line.strip().startswith(example) for line in done.stdout.splitlines() if "Usage:" not in line), done.stdout
 
 
+def test_the_list_of_commands_says_what_their_help_says() -> None:
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        assert group.commands.listed(name).help == command.help.split("\n\n")[0]
+
+
 def test_help_loads_neither_torch_nor_numpy() -> None:
     code = f"import sys, atexit; atexit.register(lambda: print([m for m in ('torch', 'numpy') if m in sys.modules])); {ENTRY}"
     for arguments in (["--help"], ["bench", "--help"], ["--version"], ["results", "--store", "/nowhere/results.sqlite"]):

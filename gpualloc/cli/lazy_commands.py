@@ -1,0 +1,52 @@
+"""Sub-commands that are imported when they are used: help lists them all, and reading every one's options takes 15 ms each."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """Where a command is, and the first sentence of its help."""
+
+    place: str  # "package.module:name" of a function or of a typer.Typer
+    summary: str
+    hidden: bool = False
+
+
+class LazyCommands(Mapping[str, Any]):
+    """Name -> command, imported on access."""
+
+    def __init__(self, commands: Mapping[str, LazyCommand]) -> None:
+        self._commands = commands
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            module, attribute = self._commands[name].place.split(":")
+            target = getattr(importlib.import_module(module), attribute)
+            if not isinstance(target, typer.Typer):
+                function, target = target, typer.Typer(rich_markup_mode="rich", add_completion=False)
+                target.command()(function)
+            command = get_command(target)
+            command.name = name
+            self._loaded[name] = command
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def listed(self, name: str) -> TyperCommand:
+        """What a list of commands needs of one."""
+        command = self._commands[name]
+        return TyperCommand(name, help=command.summary, hidden=command.hidden)
