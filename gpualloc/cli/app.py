@@ -27,6 +27,14 @@ _COMMANDS = LazyCommands(
         "profile": LazyCommand(
             "gpualloc.cli.profile:profile", "Profile a training step: where its time goes, what bounds it, and what to try next."
         ),
+        "rehearse": LazyCommand(
+            "gpualloc.cli.rehearse:rehearse",
+            "Rehearse a training script on more GPUs than there are: it runs as rank 0 of N, computing for real over modelled links.",
+        ),
+        "calibrate": LazyCommand(
+            "gpualloc.cli.calibrate:calibrate",
+            "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
@@ -133,6 +141,7 @@ def _global_options(
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
+      gpualloc rehearse ...     the same on GPUs that are not there
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """

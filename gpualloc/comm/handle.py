@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -78,6 +79,14 @@ class HookState(Protocol):
     def freeze(self, frozen: bool) -> None: ...
 
 
+_handles: weakref.WeakKeyDictionary[DistributedDataParallel, HookHandle] = weakref.WeakKeyDictionary()
+
+
+def undecided_hooks() -> int:
+    """Hooks of this process, of models that are in training, which still measure which plan is fastest."""
+    return sum(not handle.decided for handle in _handles.values() if handle.stats().steps > 0)
+
+
 class HookHandle:
     """The registered hook. Valid as long as the DDP model lives."""
 
@@ -91,6 +100,7 @@ class HookHandle:
         self._wire = wire
         self._native = native
         self._sum_squares = sum_squares and native
+        _handles[ddp_model] = self
 
     def stats(self) -> HookStats:
         """The totals so far. Waits for the device; call it between steps, not in every one."""

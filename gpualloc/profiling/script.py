@@ -11,12 +11,22 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from gpualloc.errors import GpuallocError, UsageError
 
-if TYPE_CHECKING:
-    from gpualloc.profiling.recorder import Recorder
+
+class Watcher(Protocol):
+    """What watches the script: it raises `TrainingStopped` out of an optimizer's step once it has seen enough."""
+
+    num_done: int  # steps
+
+    @property
+    def is_traced(self) -> bool: ...  # what is wanted is there
+    @property
+    def is_done(self) -> bool: ...  # and all else
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +64,7 @@ def parse_script(words: Sequence[str]) -> Script:
     return Script(name=first, is_module=False, arguments=tuple(words[1:]))
 
 
-def run_script(script: Script, recorder: Recorder) -> tuple[str, ...]:
+def run_script(script: Script, recorder: Watcher) -> tuple[str, ...]:
     """Runs the script until it ends or the recorder stops it. What it prints goes to stderr. Returns notes on how it ended.
 
     Raises:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,34 @@ from gpualloc.bench.ranks import started_ranks, wait_for_ranks
 from gpualloc.rehearsal import calibration_worker
 from gpualloc.rehearsal.calibration_worker import CalibrationOrder
 from gpualloc.rehearsal.link_model import LinkModel
+
+
+_LOOK_S = 0.5
+
+
+@contextmanager
+def shown_while_it_grows(file: Path, show: Callable[[str], None]) -> Iterator[None]:
+    """Shows the file's lines as they are written."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        num_shown = 0
+        while True:
+            is_last = ended.wait(_LOOK_S)
+            lines = file.read_text().splitlines() if file.exists() else []
+            for line in lines[num_shown:]:
+                show(line)
+            num_shown = len(lines)
+            if is_last:
+                return
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
 
 
 def calibrate_ranks(
@@ -26,6 +56,7 @@ def calibrate_ranks(
     num_threads: int | None = None,
     timeout_s: float = 1800.0,
     wrap_command: Callable[[int, list[str]], list[str]] = lambda rank, command: command,
+    show: Callable[[str], None] = lambda text: None,
 ) -> LinkModel:
     """The link between one process per environment, measured by them.
 
@@ -33,6 +64,7 @@ def calibrate_ranks(
         level: what the link is in a cluster; all ranks are on it.
         source: for the model's file: where and when.
         wrap_command: as in gpualloc.bench.ranks.started_ranks.
+        show: hears of what is measured.
 
     Raises:
         CaseFailedError: a rank failed, or not all had finished in time.
@@ -53,6 +85,9 @@ def calibrate_ranks(
         )
         calibration_worker.write_order(folder, order)
         worker = "gpualloc.rehearsal.calibration_worker"
-        with started_ranks(folder, environments, worker=worker, wrap_command=wrap_command) as processes:
+        with (
+            started_ranks(folder, environments, worker=worker, wrap_command=wrap_command) as processes,
+            shown_while_it_grows(calibration_worker.progress_file(folder), show),
+        ):
             wait_for_ranks(folder, processes, timeout_s=timeout_s)
         return LinkModel.model_validate_json(calibration_worker.read_link(folder))

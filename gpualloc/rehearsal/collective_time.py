@@ -99,13 +99,14 @@ def collective_time(operation: str, num_bytes: float, topology: GroupTopology, *
         raise ValueError(f"{operation}: the topology has no such link")
     time = _modelled(operation, num_bytes, topology)
     factor = _measured_over_modelled(operation, dtype, num_bytes, link)
+    latency_s, transfer_s, demand = time.latency_s * factor, time.transfer_s * factor, time.demand / factor
+    if demand > 1:  # a part of what was measured as latency is passed while the link moves bytes, which it does no faster than it can
+        transfer_s, total_s, demand = transfer_s * demand, latency_s + transfer_s, 1.0
+        latency_s = max(0.0, total_s - transfer_s)
+        transfer_s = total_s - latency_s
     host = link.host_cost.get(f"{operation}/{dtype}") or link.host_cost.get(operation)
-    return CollectiveTime(
-        latency_s=time.latency_s * factor,
-        transfer_s=time.transfer_s * factor,
-        demand=min(1.0, time.demand / factor if factor > 1 else time.demand),
-        host_cpu_s=host.per_call_s + host.per_byte_s * num_bytes if host is not None else 0.0,
-    )
+    host_cpu_s = host.per_call_s + host.per_byte_s * num_bytes if host is not None else 0.0
+    return CollectiveTime(latency_s=latency_s, transfer_s=transfer_s, demand=demand, host_cpu_s=host_cpu_s)
 
 
 def _measured_over_modelled(operation: str, dtype: str, num_bytes: float, link: LinkModel) -> float:
@@ -248,5 +249,5 @@ def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]
 
 
 def _demand(share: float, link: LinkModel) -> float:
-    """Share of the link's capacity that a collective uses which reaches this share of its bus bandwidth."""
-    return min(1.0, share * link.busbw_gb_s / (link.capacity_gb_s or link.busbw_gb_s))
+    """Share of the link's capacity that a collective uses which reaches this share of its bus bandwidth; above 1 where latency hides some."""
+    return share * link.busbw_gb_s / (link.capacity_gb_s or link.busbw_gb_s)

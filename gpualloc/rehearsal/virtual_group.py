@@ -152,6 +152,12 @@ def links_take_no_time() -> Iterator[None]:
         native.set_links_take_time(True)
 
 
+def collective_totals() -> tuple[int, int, float]:
+    """(collectives and messages, bytes of their tensors, seconds of each alone on its link) of virtual groups since the process began."""
+    totals: tuple[int, int, float] = _native.module().rehearsal_totals()
+    return totals
+
+
 def _make_group(options: Any, backend_options: object) -> Any:
     """A group of torch's `_DistributedBackendOptions`."""
     rehearsal = active_rehearsal()
