@@ -125,7 +125,12 @@ def _print_table(sizes: Sequence[RehearsedSize], ratios: Sequence[float | None],
     from gpualloc.rehearsal.link_model import load_link
 
     console = output_console()
-    device = next((size.steps.device for size in sizes if size.steps is not None), "no result")
+    for size in sizes:
+        if size.failure is not None:
+            console.print(Text(printable(f"{size.num_gpus} GPUs failed: {size.failure}"), style="red"), soft_wrap=True)
+    device = next((size.steps.device for size in sizes if size.steps is not None), None)
+    if device is None:
+        return
     console.print(Text(printable(f"{command}, rehearsed on one {device}"), style="bold"), soft_wrap=True)
     columns: tuple[str, ...] = ("GPUs", "step ms", "p10-p90", "compute ms", "exposed ms", "comm ms", "speed-up", "efficiency", "peak GiB")
     if console.width < _FULL_WIDTH:
@@ -148,9 +153,6 @@ def _print_table(sizes: Sequence[RehearsedSize], ratios: Sequence[float | None],
         }
         table.add_row(*(cells[name] for name in columns))
     console.print(table)
-    for size in sizes:
-        if size.failure is not None:
-            console.print(Text(printable(f"{size.num_gpus} GPUs failed: {size.failure}"), style="red"), soft_wrap=True)
     console.print()
     for name in (cluster.link, cluster.network):
         if name is not None:

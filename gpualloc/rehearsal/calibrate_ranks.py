@@ -15,7 +15,6 @@ from gpualloc.rehearsal import calibration_worker
 from gpualloc.rehearsal.calibration_worker import CalibrationOrder
 from gpualloc.rehearsal.link_model import LinkModel
 
-
 _LOOK_S = 0.5
 
 

@@ -249,5 +249,5 @@ def _bandwidth(num_bytes: float, topology: GroupTopology) -> tuple[float, float]
 
 
 def _demand(share: float, link: LinkModel) -> float:
-    """Share of the link's capacity that a collective uses which reaches this share of its bus bandwidth; above 1 where latency hides some."""
+    """Share of the link's capacity that a collective uses at this share of its bus bandwidth; above 1 where latency hides some."""
     return share * link.busbw_gb_s / (link.capacity_gb_s or link.busbw_gb_s)
