@@ -77,7 +77,7 @@ def bench(
     compile: Annotated[str | None, _detail("torch.compile (default: off).")] = None,
     grad_accum: Annotated[str | None, _detail("Backward passes per optimiser step (default: 1).", "LIST")] = None,
     activation_checkpointing: Annotated[str | None, _detail("Activations computed again in the backward pass (default: off).")] = None,
-    device: Annotated[str | None, _how("cuda or cpu (default: cuda where there is a GPU).", "DEVICE")] = None,
+    device: Annotated[str | None, _how("cuda or cpu (default: cuda where there is a GPU).", "cuda|cpu")] = None,
     gpus: Annotated[
         str | None, _how("Numbers of GPUs, for all strategies but single (default: all); 1..all for each number.", "LIST")
     ] = None,

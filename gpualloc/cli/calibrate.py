@@ -21,7 +21,7 @@ _UNITS = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 def calibrate(
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="What the link is called from now on; with torchrun -node or -network follows.")
+        str, typer.Option(metavar="LINK", help="What the link is called from now on; with torchrun -node or -network follows.")
     ],
     gpus: Annotated[int | None, typer.Option(help="GPUs of this machine to measure between (default: all); without torchrun.")] = None,
     backend: Annotated[

@@ -58,7 +58,7 @@ def profile(
     compile: Annotated[str | None, _what("torch.compile: on or off.", "SWITCH")] = None,
     grad_accum: Annotated[str | None, _what("Backward passes per optimizer step (default: 1).", "COUNT")] = None,
     activation_checkpointing: Annotated[str | None, _what("Activations computed again: on or off.", "SWITCH")] = None,
-    device: Annotated[str | None, _what("cuda or cpu (default: cuda where there is a GPU).", "DEVICE")] = None,
+    device: Annotated[str | None, _what("cuda or cpu (default: cuda where there is a GPU).", "cuda|cpu")] = None,
     gpus: Annotated[str | None, _what("Number of GPUs, for all strategies but single (default: all).", "COUNT")] = None,
     ranks_per_gpu: Annotated[str | None, _what("Ranks that share a GPU (default: 1).", "COUNT")] = None,
     seed: Annotated[str | None, _what("Of the weights and the data (default: 0).", "NUMBER")] = None,

@@ -39,7 +39,7 @@ def quality(
     batch_size: Annotated[str | None, _what("Samples per rank and step, one value (default: 32; on a CPU 16).", "SAMPLES")] = None,
     precision: Annotated[str | None, _what("Beside fp32, the reference (default: fp16,bf16; on a CPU none).")] = None,
     hook: Annotated[str | None, _what("Beside none, the reference (default: with fp32 gpualloc's, otherwise none).")] = None,
-    device: Annotated[str | None, _how("cuda or cpu (default: cuda where there is a GPU).", "DEVICE")] = None,
+    device: Annotated[str | None, _how("cuda or cpu (default: cuda where there is a GPU).", "cuda|cpu")] = None,
     gpus: Annotated[str | None, _how("Number of GPUs (default: all).", "COUNT")] = None,
     ranks_per_gpu: Annotated[int, _how("Ranks that share a GPU.")] = 1,
     steps: Annotated[int | None, _how("Training steps (default: 300; on a CPU 80 for images, 150 for text).")] = None,

@@ -22,18 +22,18 @@ Store = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one line a device and sample.")]
 IdleBelow = Annotated[str, typer.Option("--idle-below", metavar="PERCENT", help="A GPU below this utilisation is idle.")]
 Bar = Annotated[str, typer.Option("--bar", metavar="PERCENT", help="A GPU below this utilisation is low.")]
-For = Annotated[str, typer.Option("--for", metavar="DURATION", help="It is flagged when it stays there this long.")]
+For = Annotated[str, typer.Option("--for", metavar="TIME", help="It is flagged when it stays there this long.")]
 PricePerHour = Annotated[str | None, typer.Option("--price-per-hour", metavar="PRICE", help="Of one GPU, with its currency: '2.50 EUR'.")]
 
 
 @app.callback()
 def watch(
     ctx: typer.Context,
-    interval: Annotated[str, typer.Option(metavar="DURATION", help="Time between samples.")] = "5s",
-    duration: Annotated[str | None, typer.Option(metavar="DURATION", help="End after this time (default: with Ctrl-C).")] = None,
+    interval: Annotated[str, typer.Option(metavar="TIME", help="Time between samples.")] = "5s",
+    duration: Annotated[str | None, typer.Option(metavar="TIME", help="End after this time (default: with Ctrl-C).")] = None,
     once: Annotated[bool, typer.Option("--once", help="Take one sample, of half a second, and end.")] = False,
     pid: Annotated[
-        list[int] | None, typer.Option(metavar="PID", help="Watch this job and all it starts on the host, too; end with it. Repeatable.")
+        list[int] | None, typer.Option(metavar="NUMBER", help="Watch this job and all it starts on the host, too; end with it. Repeatable.")
     ] = None,
     gpu: Annotated[str | None, typer.Option(metavar="LIST", help="Only these GPUs, by index or UUID (default: all).")] = None,
     device: Annotated[
@@ -92,7 +92,7 @@ def watch(
 
 @app.command("report")
 def report(
-    since: Annotated[str, typer.Option(metavar="DURATION", help="How far back to look.")] = "24h",
+    since: Annotated[str, typer.Option(metavar="TIME", help="How far back to look.")] = "24h",
     idle_below: IdleBelow = "5",
     bar: Bar = "40",
     for_: For = "10m",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -130,7 +131,9 @@ def _register_native(ddp_model: DistributedDataParallel, wire: str, *, sum_squar
 
 def _lane_maker(group: dist.ProcessGroup) -> Callable[[int], list[dist.ProcessGroup]] | None:
     """Makes further process groups of the same ranks; None where more of them would not help."""
-    if dist.get_backend(group) != "nccl":
+    device = torch.device("cuda")
+    # By what the backend answers to, which a rehearsal's does to the name it stands for.
+    if device not in group._device_types or group._get_backend(device).name() != "nccl":
         return None
     ranks = dist.get_process_group_ranks(group)
     return lambda count: [dist.new_group(ranks, backend="nccl", use_local_synchronization=True) for _ in range(count)]
