@@ -2,40 +2,20 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 
 #include "rehearsal/device_lane.h"
+#include "rehearsal/virtual_work.h"
 
 namespace gpualloc::rehearsal {
 namespace {
 
-constexpr double kStrayDeviation = 0.01;  // of what is received without a message to send back: small, so that training goes on
-
 std::atomic<int64_t> total_operations{0}, total_bytes{0};
 std::atomic<double> total_modelled_s{0};
-
-void add_to_totals(int64_t bytes, double seconds) {
-  ++total_operations;
-  total_bytes += bytes;
-  for (double before = total_modelled_s; !total_modelled_s.compare_exchange_weak(before, before + seconds);) {
-  }
-}
-
-int64_t bytes_of(const at::Tensor& tensor) {
-  return tensor.is_sparse() ? bytes_of(tensor._values()) : static_cast<int64_t>(tensor.nbytes());
-}
-
-int64_t bytes_of(const std::vector<at::Tensor>& tensors) {
-  int64_t sum = 0;
-  for (const at::Tensor& tensor : tensors) sum += bytes_of(tensor);
-  return sum;
-}
 
 std::string dtype_name(at::ScalarType type) {
   switch (type) {
@@ -85,86 +65,16 @@ void repeat(const at::Tensor& output, const at::Tensor& input, int rank, int siz
   if (rank + 1 < size) rows.narrow(0, rank + 1, size - rank - 1).copy_(row.expand({size - rank - 1, numel}));
 }
 
-const at::Tensor& single(const std::vector<at::Tensor>& tensors, const char* name) {
-  TORCH_CHECK_VALUE(tensors.size() == 1, name, ": expected one tensor, got ", tensors.size());
-  return tensors.front();
-}
-
 }  // namespace
 
+void add_to_totals(int64_t bytes, double seconds) {
+  ++total_operations;
+  total_bytes += bytes;
+  for (double before = total_modelled_s; !total_modelled_s.compare_exchange_weak(before, before + seconds);) {
+  }
+}
+
 Totals totals() { return {total_operations, total_bytes, total_modelled_s}; }
-
-class VirtualWork final : public c10d::Work {
- public:
-  VirtualWork(int rank, c10d::OpType type, std::vector<at::Tensor> results, std::optional<c10::Device> device)
-      : Work(rank, type), results_(std::move(results)) {
-    std::vector<c10::Device> devices;
-    if (device.has_value()) {
-      devices.push_back(*device);
-      end_.emplace(device->type());
-    }
-    future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()), std::move(devices));
-  }
-
-  ~VirtualWork() override {
-    // Never waited for: its memory may be given away only when the lane has passed.
-    if (lane_.has_value()) {
-      for (const at::Tensor& tensor : stash_) tensor.record_stream(*lane_);
-    }
-  }
-
-  bool isCompleted() override { return end_.has_value() ? end_->query() : future_->completed(); }
-  bool isSuccess() const override { return !future_->hasError(); }
-  std::vector<at::Tensor> result() override { return results_; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
-  int sourceRank() const override { return source_; }
-
-  void synchronize() override { wait(kNoTimeout); }
-
-  bool wait(std::chrono::milliseconds) override {
-    if (start_when_waited_for) start_when_waited_for();
-    if (!end_.has_value()) {
-      future_->wait();
-      if (future_->hasError()) std::rethrow_exception(future_->exception_ptr());
-      return true;
-    }
-    const c10::impl::VirtualGuardImpl streams(end_->device_type());
-    end_->block(streams.getStream(lane_->device()));
-    if (blocks_host_) end_->synchronize();
-    stash_.clear();
-    return true;
-  }
-
-  void complete() { future_->markCompleted(c10::IValue(results_)); }
-  void fail(std::exception_ptr error) { future_->setErrorIfNeeded(std::move(error)); }
-
-  // With `lane` as the current stream.
-  void complete_on(const c10::Stream& lane, std::vector<at::Tensor> tensors, bool blocks_host) {
-    lane_ = lane;
-    end_->record(lane);
-    complete();
-    stash_ = std::move(tensors);
-    blocks_host_ = blocks_host;
-  }
-
-  std::function<void()> start_when_waited_for;  // of a receive on the CPU
-  int source_ = -1;
-
- private:
-  std::vector<at::Tensor> results_, stash_;
-  c10::intrusive_ptr<c10::ivalue::Future> future_;
-  std::optional<c10::Event> end_;
-  std::optional<c10::Stream> lane_;
-  bool blocks_host_ = false;
-};
-
-// The peer does as this rank does: the nth receive comes with what it sends when this rank sends for the nth time. A receive that is
-// waited for before that, as in a pipeline's later stages, starts then.
-struct VirtualGroup::Mailbox {
-  std::mutex mutex;
-  int sends_ahead = 0;
-  std::deque<std::shared_ptr<std::function<void()>>> receives;  // not started
-};
 
 VirtualGroup::VirtualGroup(int rank, int size, GroupOptions options)
     : Backend(rank, size), options_(std::move(options)), queue_(std::make_shared<TransferQueue>(options_.max_in_flight)) {
@@ -378,128 +288,6 @@ VirtualGroup::Work VirtualGroup::barrier(const c10d::BarrierOptions& options) {
   operation.blocks_host = true;
   return run(std::move(operation));
 }
-
-// --- messages --------------------------------------------------------------------------------------------------------------------
-
-void VirtualGroup::check_peer(int peer, const char* name) const {
-  TORCH_CHECK_VALUE(peer >= 0 && peer < size_ && peer != rank_, name, ": peer ", peer, " is not another rank of a group of ", size_);
-}
-
-at::Tensor VirtualGroup::last_sent(int peer) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = sent_.find(peer);
-  return found == sent_.end() ? at::Tensor() : found->second;
-}
-
-VirtualGroup::Operation VirtualGroup::message(c10d::OpType type, at::Tensor tensor, int peer) const {
-  const bool is_send = type == c10d::OpType::SEND, on_network = options_.peer_on_network[static_cast<size_t>(peer)];
-  Operation operation;
-  operation.type = type;
-  operation.tensors = operation.results = {tensor};
-  operation.bytes = bytes_of(tensor);
-  operation.traffic = traffic_of(on_network ? "network_point_to_point" : "point_to_point", tensor, operation.bytes);
-  operation.traffic.link = on_network ? kNetworkLink : kNodeLink;
-  operation.traffic.out = is_send;
-  operation.traffic.in = !is_send;
-  operation.peer = peer;
-  if (!is_send) {
-    operation.move = [this, tensor, peer, self = c10::intrusive_ptr<const VirtualGroup>::reclaim_copy(this)]() mutable {
-      const at::Tensor sent = last_sent(peer);
-      if (sent.defined() && sent.nbytes() == tensor.nbytes() && sent.device() == tensor.device()) {
-        tensor.view(-1).view(at::kByte).copy_(sent.view(-1).view(at::kByte));
-      } else if (tensor.is_floating_point()) {
-        tensor.normal_(0, kStrayDeviation);
-      } else {
-        tensor.zero_();
-      }
-    };
-  }
-  return operation;
-}
-
-VirtualGroup::Work VirtualGroup::send(Tensors& tensors, int peer, int tag) {
-  check_peer(peer, "send");
-  const at::Tensor tensor = single(tensors, "send");
-  Operation operation = message(c10d::OpType::SEND, tensor, peer);
-  std::shared_ptr<std::function<void()>> receive;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    sent_[peer] = tensor.detach();
-    if (tensor.is_cpu()) {
-      Mailbox& mailbox = *mailboxes_.try_emplace({peer, tag}, std::make_shared<Mailbox>()).first->second;
-      const std::lock_guard<std::mutex> mailbox_lock(mailbox.mutex);
-      if (mailbox.receives.empty()) {
-        ++mailbox.sends_ahead;
-      } else {
-        receive = std::move(mailbox.receives.front());
-        mailbox.receives.pop_front();
-      }
-    }
-  }
-  if (receive != nullptr) (*receive)();
-  if (tensor.is_cpu()) return run_on_host(std::move(operation), nullptr);
-  return run(std::move(operation));
-}
-
-VirtualGroup::Work VirtualGroup::recv(Tensors& tensors, int peer, int tag) {
-  check_peer(peer, "recv");
-  const at::Tensor tensor = single(tensors, "recv");
-  Operation operation = message(c10d::OpType::RECV, tensor, peer);
-  if (!tensor.is_cpu()) return run(std::move(operation));
-
-  const auto work = c10::make_intrusive<VirtualWork>(rank_, operation.type, operation.results, std::nullopt);
-  work->source_ = peer;
-  const auto started = std::make_shared<std::once_flag>();
-  add_to_totals(operation.bytes, operation.traffic.cost.latency_s + operation.traffic.cost.transfer_s);
-  const auto submit = [work, started, operation = std::move(operation)] {
-    std::call_once(*started, [&] {
-      HostLinks::instance().submit(operation.traffic, nullptr, [] {},
-                                   [work, move = operation.move] {
-                                     try {
-                                       const at::AutoDispatchBelowADInplaceOrView below_autograd;
-                                       move();
-                                       work->complete();
-                                     } catch (...) {
-                                       work->fail(std::current_exception());
-                                     }
-                                   });
-    });
-  };
-  std::shared_ptr<Mailbox> mailbox;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    mailbox = mailboxes_.try_emplace({peer, tag}, std::make_shared<Mailbox>()).first->second;
-  }
-  const auto waiting = std::make_shared<std::function<void()>>(submit);
-  bool has_message = false;
-  {
-    const std::lock_guard<std::mutex> lock(mailbox->mutex);
-    has_message = mailbox->sends_ahead > 0;
-    if (has_message) {
-      --mailbox->sends_ahead;
-    } else {
-      mailbox->receives.push_back(waiting);
-    }
-  }
-  if (has_message) {
-    submit();
-    return work;
-  }
-  work->start_when_waited_for = [mailbox, weak = std::weak_ptr<std::function<void()>>(waiting)] {
-    std::shared_ptr<std::function<void()>> receive;
-    {
-      const std::lock_guard<std::mutex> lock(mailbox->mutex);
-      const auto found = std::find(mailbox->receives.begin(), mailbox->receives.end(), weak.lock());
-      if (found == mailbox->receives.end()) return;
-      receive = std::move(*found);
-      mailbox->receives.erase(found);
-    }
-    (*receive)();
-  };
-  return work;
-}
-
-VirtualGroup::Work VirtualGroup::recvAnysource(Tensors& tensors, int tag) { return recv(tensors, rank_ == 0 ? 1 % size_ : 0, tag); }
 
 // --- how operations run ----------------------------------------------------------------------------------------------------------
 

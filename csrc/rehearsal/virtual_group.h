@@ -37,6 +37,7 @@ struct Totals {
   double modelled_s = 0;  // latencies and transfers, each alone on its link
 };
 Totals totals();
+void add_to_totals(int64_t bytes, double seconds);  // one operation
 
 class VirtualWork;
 class DeviceLane;

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from gpualloc.bench import mps, rank_files
 from gpualloc.bench.ranks import started_ranks, wait_for_ranks
 from gpualloc.bench.runner import rank_environment
+from gpualloc.bench.told_progress import told_progress
 from gpualloc.errors import CaseFailedError
 from gpualloc.profiling.messages import ProfileOrder, progress_file, write_order
 from gpualloc.profiling.records import RankProfile, rank_from_json
 from gpualloc.records import BenchCase
 from gpualloc.strategies import num_processes
-
-_PROGRESS_POLL_S = 0.5
 
 
 def profile_case(
@@ -47,35 +45,13 @@ def profile_case(
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         environments = [rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]
         try:
-            with started_ranks(folder, environments, worker="gpualloc.profiling.worker") as processes, _progress_told(folder, say):
+            with (
+                started_ranks(folder, environments, worker="gpualloc.profiling.worker") as processes,
+                told_progress(progress_file(folder), say),
+            ):
                 wait_for_ranks(folder, processes, timeout_s=timeout_s)
         except CaseFailedError as error:
             if show_log is not None and error.rank is not None:
                 show_log(rank_files.output_file(folder, error.rank).read_text(errors="replace"))
             raise
         return [rank_from_json(json.loads(rank_files.report_file(folder, rank).read_text())) for rank in range(len(environments))]
-
-
-@contextmanager
-def _progress_told(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Says each line of rank 0's progress soon after it is written."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        num_said = 0
-        while True:
-            is_last = ended.wait(_PROGRESS_POLL_S)
-            lines = progress_file(folder).read_text().splitlines() if progress_file(folder).exists() else []
-            for line in lines[num_said:]:
-                say(line)
-            num_said = len(lines)
-            if is_last:
-                return
-
-    follower = threading.Thread(target=follow, name="progress", daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        follower.join()

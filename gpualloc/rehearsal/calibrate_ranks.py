@@ -4,43 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from gpualloc.bench.ranks import started_ranks, wait_for_ranks
+from gpualloc.bench.told_progress import told_progress
 from gpualloc.rehearsal import calibration_worker
 from gpualloc.rehearsal.calibration_worker import CalibrationOrder
 from gpualloc.rehearsal.link_model import LinkModel
-
-_LOOK_S = 0.5
-
-
-@contextmanager
-def shown_while_it_grows(file: Path, show: Callable[[str], None]) -> Iterator[None]:
-    """Shows the file's lines as they are written."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        num_shown = 0
-        while True:
-            is_last = ended.wait(_LOOK_S)
-            lines = file.read_text().splitlines() if file.exists() else []
-            for line in lines[num_shown:]:
-                show(line)
-            num_shown = len(lines)
-            if is_last:
-                return
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        follower.join()
 
 
 def calibrate_ranks(
@@ -86,7 +58,7 @@ def calibrate_ranks(
         worker = "gpualloc.rehearsal.calibration_worker"
         with (
             started_ranks(folder, environments, worker=worker, wrap_command=wrap_command) as processes,
-            shown_while_it_grows(calibration_worker.progress_file(folder), show),
+            told_progress(calibration_worker.progress_file(folder), show),
         ):
             wait_for_ranks(folder, processes, timeout_s=timeout_s)
         return LinkModel.model_validate_json(calibration_worker.read_link(folder))
