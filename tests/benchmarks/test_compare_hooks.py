@@ -91,7 +91,7 @@ def test_what_cannot_be_meant_is_a_usage_error(
 def test_ranks_that_share_a_gpu_look_like_hosts_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_hooks, "count_gpus", lambda: 1)
     monkeypatch.setattr(sys, "argv", ["compare_hooks.py", "--nccl-ranks", "2,4"])
-    two, four = compare_hooks.placements(compare_hooks._parse())
+    two, four = compare_hooks.placements(compare_hooks.parse_arguments(None, default_hooks=["none"]))
     assert (two.world_size, two.ranks_per_gpu, four.world_size, four.ranks_per_gpu) == (2, 2, 4, 4)
     assert two.has_daemon
     environments = [four.environment(rank) for rank in range(4)]
@@ -104,7 +104,7 @@ def test_ranks_on_cores_see_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_hooks.network_lab, "network_lab", lambda num_hosts, rate, name: nullcontext(MadeLab()))
     for where in ("--local", "--lab"):
         monkeypatch.setattr(sys, "argv", ["compare_hooks.py", where, "2"])
-        (placement,) = compare_hooks.placements(compare_hooks._parse())
+        (placement,) = compare_hooks.placements(compare_hooks.parse_arguments(None, default_hooks=["none"]))
         assert placement.backend == "gloo"
         assert placement.environment(1)["CUDA_VISIBLE_DEVICES"] == ""
         assert "PATH" in placement.environment(1)
