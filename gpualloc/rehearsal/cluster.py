@@ -25,6 +25,10 @@ def make_cluster(sizes: Sequence[int], *, gpus_per_node: int | None, link: str |
     Raises:
         UsageError: a link is not known or of the wrong level, one is missing, or a size does not fill its nodes.
     """
+    if link is None and network is None and max(sizes) > 1:
+        raise UsageError(
+            "what joins the GPUs? Name it: --link nvlink4 inside nodes, --network ib_ndr between them, or measure it: gpualloc calibrate"
+        )
     if link is not None and load_link(link).level == "network" and network is None and gpus_per_node in (None, 1):
         link, network, gpus_per_node = None, link, 1
     if link is not None and load_link(link).level != "node":
