@@ -39,17 +39,17 @@ class GpuReading:
     uuid: str
     index: int | None
     name: str
-    utilisation_percent: float | None
-    utilisation_readings: int | None
+    utilisation_percent: float | None = None
+    utilisation_readings: int | None = None
     memory_used_bytes: int | None
     memory_total_bytes: int | None
-    power_w: float | None
-    power_limit_w: float | None
-    energy_j: float | None
-    sm_clock_mhz: int | None
-    mem_clock_mhz: int | None
-    temperature_c: int | None
-    throttle_reasons: tuple[str, ...] | None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    sm_clock_mhz: int | None = None
+    mem_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None
     processes: tuple[GpuProcess, ...] | None
 
 
@@ -131,17 +131,8 @@ class GpuReader:
             uuid=device.uuid,
             index=device.index,
             name=device.name,
-            utilisation_percent=None,
-            utilisation_readings=None,
             memory_used_bytes=used,
             memory_total_bytes=total,
-            power_w=None,
-            power_limit_w=None,
-            energy_j=None,
-            sm_clock_mhz=None,
-            mem_clock_mhz=None,
-            temperature_c=None,
-            throttle_reasons=None,
             processes=self._read_processes(device),
         )
 

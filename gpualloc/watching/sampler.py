@@ -130,16 +130,8 @@ class Sampler:
             device_index=None,
             device_name=self._host.name,
             utilisation_percent=self._host.read_utilisation_percent(),
-            utilisation_readings=None,
             memory_used_bytes=used,
             memory_total_bytes=total,
-            power_w=None,
-            power_limit_w=None,
-            energy_j=None,
-            sm_clock_mhz=None,
-            mem_clock_mhz=None,
-            temperature_c=None,
-            throttle_reasons=None,
             processes=None if job_pids is None else tuple(self._process(pid, None) for pid in job_pids),
         )
 

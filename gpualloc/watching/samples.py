@@ -34,17 +34,17 @@ class DeviceSample:
     device_uuid: str  # "GPU-...", "MIG-...", "host-..."
     device_index: int | None  # in the driver's order; None for a slice and for a host
     device_name: str
-    utilisation_percent: float | None  # of a GPU: share of the time in which a kernel ran; of a host: busy share of all cores
-    utilisation_readings: int | None  # how many readings of the driver it averages; 1: the driver's last period alone
+    utilisation_percent: float | None = None  # of a GPU: share of the time in which a kernel ran; of a host: busy share of all cores
+    utilisation_readings: int | None = None  # how many readings of the driver it averages; 1: the driver's last period alone
     memory_used_bytes: int | None
     memory_total_bytes: int | None
-    power_w: float | None
-    power_limit_w: float | None
-    energy_j: float | None  # drawn since the sample before
-    sm_clock_mhz: int | None
-    mem_clock_mhz: int | None
-    temperature_c: int | None
-    throttle_reasons: tuple[str, ...] | None  # why the clocks are lower than they could be; () where nothing holds them
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    energy_j: float | None = None  # drawn since the sample before
+    sm_clock_mhz: int | None = None
+    mem_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None  # why the clocks are lower than they could be; () where nothing holds them
     processes: tuple[ProcessSample, ...] | None  # None: not known; () where there are none
 
     @property

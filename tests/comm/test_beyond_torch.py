@@ -129,8 +129,8 @@ def test_peak_memory_of_the_compiled_hook_is_no_more_than_with_torchs() -> None:
 
 
 def assert_peaks(peaks_mib: PerHook) -> None:
-    """Within 0.5 MiB, several times what repeats were seen to differ by; the 16-bit form of the gradients is of 2 MiB."""
+    """Within 1 MiB: half of the 2 MiB that the 16-bit form of the gradients takes; repeats were seen to differ by 0.6."""
     for hook, ranks in peaks_mib.items():
         for ours_mib, torchs_mib in zip(ranks, peaks_mib["torch_fp16"], strict=True):
             chunks_mib = 4 * 3 * 1 if hook in KEEPS_CHUNKS else 0  # sent, received and gathered: a MiB each with two ranks
-            assert ours_mib <= torchs_mib + 0.5 + chunks_mib, (hook, peaks_mib)
+            assert ours_mib <= torchs_mib + 1 + chunks_mib, (hook, peaks_mib)
