@@ -16,6 +16,8 @@ from gpualloc.bench import isolation, nvml
 from gpualloc.bench.isolation import RankWatch
 from gpualloc.bench.nvml import DeviceState
 
+pytestmark = pytest.mark.clock
+
 BUSY = "import os; os.sched_setaffinity(0, {CORE}); print(flush=True)\nwhile True: pass"
 HEALTHY = DeviceState(
     index=0, pids=(), slowdowns=(), is_power_capped=False, power_limit_w=700.0, default_power_limit_w=700.0, uncorrected_ecc_errors=0

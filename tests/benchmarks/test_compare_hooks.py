@@ -15,6 +15,8 @@ from benchmarks import compare_hooks, comparison_table, network_lab
 from benchmarks.compare_rank import COMPUTE, ComparisonReport, HookFigures
 from benchmarks.compared_models import COMPARED_MODELS
 
+pytestmark = pytest.mark.clock
+
 ROOT = Path(__file__).parents[2]
 NUM_PARAMETERS = sum(parameter.numel() for parameter in COMPARED_MODELS["mlp"].build().parameters())
 SHORT = ["--models", "mlp", "--rounds", "2", "--steps", "2", "--warmup", "4", "--max-warmup", "4"]

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import compare_overhead
 
+pytestmark = pytest.mark.clock
+
 ROOT = Path(__file__).parents[2]
 NUM_BUCKETS = 5
 SHORT = ["--buckets", str(NUM_BUCKETS), "--rounds", "2", "--steps", "2", "--warmup", "2"]

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import gate
 
+pytestmark = pytest.mark.clock
+
 SUITE = """
 import os
 import time

@@ -12,6 +12,8 @@ import pytest
 from benchmarks import network_lab
 from benchmarks.network_lab import LabError
 
+pytestmark = pytest.mark.clock
+
 NAME = f"test-{os.getpid()}"
 
 

@@ -77,6 +77,7 @@ def test_help_loads_neither_torch_nor_numpy() -> None:
         assert done.stdout.splitlines()[-1] == "[]", done.stdout
 
 
+@pytest.mark.clock
 def test_help_is_quick() -> None:
     """By CPU time, which on an idle machine is the time one waits. On a slow one: a third more than its libraries take to load."""
 

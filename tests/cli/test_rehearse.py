@@ -15,6 +15,8 @@ from gpualloc.errors import UsageError
 from gpualloc.rehearsal.link_model import load_link, write_link
 from tests.rehearsal.clusters import make_link
 
+pytestmark = pytest.mark.clock
+
 TRAIN = """
 import sys, torch, torch.distributed as dist
 from torch import nn

@@ -21,6 +21,8 @@ from gpualloc.watching.samples import from_json
 from tests.watching.made_samples import GPU, HOST, START_UNIX_S, process, series
 from tests.watching.test_store import OVERHEAD
 
+pytestmark = pytest.mark.clock
+
 ROOT = Path(__file__).parents[2]
 ENTRY = "from gpualloc.cli.app import main; main()"
 ON_HOST = ("watch", "--device", "cpu")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.clock
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent / "scripts"
 COMMAND = [sys.executable, "-c", "from gpualloc.cli.app import main; main()", "profile"]

@@ -18,7 +18,7 @@ from gpualloc.rehearsal import Rehearsal, links_take_no_time, rehearsed
 from gpualloc.rehearsal.virtual_group import BACKEND
 from tests.rehearsal.clusters import DEVICES, make_rehearsal, synchronize
 
-pytestmark = pytest.mark.parametrize("device", DEVICES)
+pytestmark = [pytest.mark.parametrize("device", DEVICES), pytest.mark.clock]
 _WORLD_SIZE = 4
 _MB = 1_000_000
 

@@ -14,6 +14,8 @@ import pytest
 
 from gpualloc.watching.clock import Clock
 
+pytestmark = pytest.mark.clock
+
 ROOT = Path(__file__).parents[2]
 
 

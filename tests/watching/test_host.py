@@ -14,6 +14,8 @@ import pytest
 from gpualloc.errors import UsageError
 from gpualloc.watching.host import UNKNOWN_PROCESS, HostReader, ProcessReader, WatchedJobs, short_command
 
+pytestmark = pytest.mark.clock
+
 BUSY = "while True: pass"
 
 

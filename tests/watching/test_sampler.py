@@ -12,6 +12,8 @@ import pytest
 from gpualloc.watching.gpus import NoGpusError
 from gpualloc.watching.sampler import Sampler
 
+pytestmark = pytest.mark.clock
+
 ALLOCATED_BYTES = 200 * 2**20
 
 
