@@ -27,6 +27,10 @@ _COMMANDS = LazyCommands(
         "profile": LazyCommand(
             "gpualloc.cli.profile:profile", "Profile a training step: where its time goes, what bounds it, and what to try next."
         ),
+        "advise": LazyCommand(
+            "gpualloc.cli.advise:advise",
+            "Advise on a training job: will more GPUs pay, in which setting, in what order, at what cost.",
+        ),
         "rehearse": LazyCommand(
             "gpualloc.cli.rehearse:rehearse",
             "Rehearse a training script on more GPUs than there are: it runs as rank 0 of N, computing for real over modelled links.",
