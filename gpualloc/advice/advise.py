@@ -86,9 +86,8 @@ def advise(
         from gpualloc.advice.forecasts import forecast_points
 
         points += forecast_points(evidence, chosen.case, sorted({option.num_gpus for option in options} - {1}), forecaster)
-    doubts, commands = _doubts(options, chosen, counts or (), evidence, min_efficiency)
-    is_strong = job.scaling == "strong"
-    steps = () if chosen is None else order_of_steps(evidence.at_size, chosen, is_strong=is_strong, min_efficiency=min_efficiency)
+    doubts, commands = _doubts(options, chosen, job, counts or (), evidence, min_efficiency)
+    steps = () if chosen is None else order_of_steps(evidence.at_size, chosen, is_strong=job.scaling == "strong")
     commands += [step.command for step in steps if step.command is not None]
     measure_next = tuple(dict.fromkeys(commands))[:_MAX_NEXT]
     start_option = None if start is None else next((option for option in options if option.case == start.case), None)
@@ -127,7 +126,7 @@ def one_gpu_like(chosen: Option, options: Sequence[Option]) -> Option | None:
 
 
 def _doubts(
-    options: Sequence[Option], chosen: Option | None, asked: Sequence[int], evidence: Evidence, min_efficiency: float
+    options: Sequence[Option], chosen: Option | None, job: Job, asked: Sequence[int], evidence: Evidence, min_efficiency: float
 ) -> tuple[list[str], list[str]]:
     """(why the answer is not certain, commands that would tell more): of the choice first, then of more GPUs than it has."""
     if chosen is None:
@@ -137,6 +136,10 @@ def _doubts(
     if chosen.source != "measured":
         doubts.append(f"the choice is {chosen.source}, not measured")
         commands.append(_command(chosen.case, [chosen.num_gpus], evidence))
+    if job.deadline_s is not None or job.budget is not None:
+        unsure = [option for option in options if option.why.startswith("may ")]
+        doubts += [f"{gpus_text(option)} ({how_text(option.case)}) {option.why}" for option in unsure]
+        return doubts[:3], commands
     if is_close_call(chosen, min_efficiency):
         efficiency = interval_text(chosen.cost_efficiency, percent_text)
         doubts.append(f"its efficiency, {efficiency}, is too close to {min_efficiency:.0%}")

@@ -103,7 +103,7 @@ def _why_not(option: Option, job: Job, min_efficiency: float, is_bound: bool) ->
         close = " (too close to call)" if is_close_call(option, min_efficiency) else ""
         is_slow_setting = option.efficiency is not None and option.efficiency.value >= min_efficiency
         return (
-            f"{option.cost_efficiency.value:.0%} of the fastest setting's GPUs"
+            f"{option.cost_efficiency.value:.0%} of the fastest setting"
             if is_slow_setting
             else f"below {min_efficiency:.0%} efficiency{close}"
         )

@@ -32,7 +32,7 @@ def start_row(rows: Sequence[Measurement]) -> Measurement | None:
     return min(alone, key=lambda row: plainness(row.case), default=None)
 
 
-def order_of_steps(rows: Sequence[Measurement], chosen: Option, *, is_strong: bool, min_efficiency: float) -> tuple[Step, ...]:
+def order_of_steps(rows: Sequence[Measurement], chosen: Option, *, is_strong: bool) -> tuple[Step, ...]:
     """The way from the start to the chosen option, with what each step gains where that was measured.
 
     Args:
@@ -48,7 +48,7 @@ def order_of_steps(rows: Sequence[Measurement], chosen: Option, *, is_strong: bo
         step, current = _step_of_field(name, current, chosen, rows)
         if step is not None:
             steps.append(step)
-    return (*steps, _more_gpus(chosen, min_efficiency), *_strategy(chosen, rows))
+    return (*steps, _more_gpus(chosen), *_strategy(chosen, rows))
 
 
 def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequence[Measurement]) -> tuple[Step | None, Measurement]:
@@ -92,16 +92,10 @@ def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequen
     return Step(name=_label(name), decision="measure", change=_text(name, now), gain=None, reason="not measured", command=command), current
 
 
-def _more_gpus(chosen: Option, min_efficiency: float) -> Step:
+def _more_gpus(chosen: Option) -> Step:
     case = chosen.case
     if chosen.num_gpus == 1:
-        return Step(
-            name="more GPUs",
-            decision="leave",
-            change="1",
-            gain=None,
-            reason=f"none that was considered keeps {min_efficiency:.0%} efficiency",
-        )
+        return Step(name="more GPUs", decision="leave", change="1", gain=None, reason=f"one GPU is {chosen.why}")
     one_gpu_batch = case.per_device_batch_size * case.grad_accum_steps
     rule = learning_rate_rule(_optimizer(case), from_batch_size=one_gpu_batch, to_batch_size=chosen.global_batch_size)
     return Step(

@@ -88,11 +88,11 @@ def _print_options(advice: Advice, console: Console) -> None:
         Column("nodes", 2),
         Column("strategy", 19, is_left=True),
         Column("precision", 18, is_left=True),
-        Column("batch", 6),
+        Column("batch", 9.2),
         Column("samples/s", 13),
         Column("speed-up", 10),
         Column("efficiency", 17),
-        Column("GiB", 7),
+        Column("GiB", 9.1),
         Column("fits", 8, is_left=True),
         Column("time", 15),
         Column(f"cost{currency}", 14),
@@ -100,7 +100,7 @@ def _print_options(advice: Advice, console: Console) -> None:
         Column("per epoch", 3),
         Column("per M samples", 4),
         Column("figures", 16, is_left=True),
-        Column("chosen, or why not", 9, is_left=True),
+        Column("why", 9, is_left=True),
     )
     shown = _shown(advice.options)
     is_several_nodes = any(option.num_nodes > 1 for option in shown)
@@ -146,7 +146,7 @@ def _row(option: Option, *, is_several_nodes: bool) -> Row:
         _figure(option.cost_per_epoch, money_text),
         _figure(option.cost_per_million_samples, money_text),
         "refused" if option.forecast_kind == "refused" else option.source,
-        printable(f"chosen: {option.why}" if option.is_chosen else option.why),
+        printable(option.why),
     )
     return Row(cells, "bold green" if option.is_chosen else "" if option.samples_per_s is not None else "dim")
 
@@ -192,7 +192,7 @@ def _print_purchase(found: BuyOrRent, console: Console) -> None:
     payback = "never pays back" if found.payback_years is None else f"pays back in {found.payback_years:.2g} years"
     verdict = "Buy" if found.answer == "buy" else "Rent"
     text = (
-        f"{verdict}: {found.num_gpus} GPUs for {money_text(found.purchase_price)} {currency} {payback} and return "
+        f"{verdict}: {found.num_gpus} GPUs for {money_text(found.purchase_price)} {currency} {payback}, a return of "
         f"{found.return_on_investment:+.0%} over {found.lifetime_years:g} years, with {found.load_gpu_hours_per_year:,.0f} GPU-hours a "
         f"year ({money_text(found.rent_cost_per_year)} {currency} a year rented, {money_text(found.own_cost_per_year)} to run your own)"
     )

@@ -31,6 +31,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.advise:advise",
             "Advise on a training job: will more GPUs pay, in which setting, in what order, at what cost.",
         ),
+        "study": LazyCommand(
+            "gpualloc.cli.study:study",
+            "Study one question with few runs: do more GPUs pay for a model, or from which size on?",
+        ),
         "rehearse": LazyCommand(
             "gpualloc.cli.rehearse:rehearse",
             "Rehearse a training script on more GPUs than there are: it runs as rank 0 of N, computing for real over modelled links.",
