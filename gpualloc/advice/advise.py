@@ -11,7 +11,7 @@ from gpualloc.advice.choice import choose, is_close_call, rows_by_key
 from gpualloc.advice.commands import bench_command
 from gpualloc.advice.evidence import Evidence
 from gpualloc.advice.job import Job
-from gpualloc.advice.options import global_batch_size, known_options, with_cost_efficiency, with_job
+from gpualloc.advice.options import global_batch_size, is_of, known_options, with_cost_efficiency, with_job
 from gpualloc.advice.records import Advice, Option, RentOf
 from gpualloc.advice.series import crossings, efficiency_points
 from gpualloc.advice.steps import order_of_steps, start_row
@@ -73,7 +73,8 @@ def advise(
             device_memory_bytes=device_memory_bytes,
             gpus_per_node=gpus_per_node,
         )
-    start = start_row(evidence.at_size)
+    rows_of_job = [row for row in evidence.at_size if is_of(job, row.case)]
+    start = start_row(rows_of_job)
     reference = 1 if start is None else global_batch_size(start.case)
     price = None if rent is None else rent.amount_per_gpu_hour
     options = [with_job(option, job, reference_batch_size=reference, rent_per_gpu_hour=price) for option in options]
@@ -87,7 +88,7 @@ def advise(
 
         points += forecast_points(evidence, chosen.case, sorted({option.num_gpus for option in options} - {1}), forecaster)
     doubts, commands = _doubts(options, chosen, job, counts or (), evidence, min_efficiency)
-    steps = () if chosen is None else order_of_steps(evidence.at_size, chosen, is_strong=job.scaling == "strong")
+    steps = () if chosen is None else order_of_steps(rows_of_job, chosen, is_strong=job.scaling == "strong")
     commands += [step.command for step in steps if step.command is not None]
     measure_next = tuple(dict.fromkeys(commands))[:_MAX_NEXT]
     start_option = None if start is None else next((option for option in options if option.case == start.case), None)
@@ -161,7 +162,7 @@ def _doubts(
     if unknown:
         doubts.append(f"nothing is known of {', '.join(map(str, unknown))} {device_noun(chosen.case).rstrip('s')}s")
         commands.append(_command(chosen.case, unknown, evidence))
-    elif known and chosen.num_gpus == max(known):
+    elif known and chosen.num_gpus == max(known) and chosen.case.device == "cuda":
         commands.append(_command(chosen.case, [2 * chosen.num_gpus], evidence))
     return list(dict.fromkeys(doubts))[:3], commands
 

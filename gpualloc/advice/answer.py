@@ -84,7 +84,8 @@ def _what_follows(chosen: Option, steps: Sequence[Step], job: Job, start: Option
         instead = ""
         if start is not None and start.time_s is not None and start.case != chosen.case:
             old_cost = "" if start.cost is None or rent is None else f" and {money_text(start.cost.value)} {rent.currency}"
-            instead = f", instead of {hours_text(start.time_s.value)}{old_cost} on one GPU as it is ({how_text(start.case)})"
+            setting = f"one {device_noun(start.case)} as it is ({how_text(start.case)})"
+            instead = f", instead of {hours_text(start.time_s.value)}{old_cost} on {setting}"
         takes = interval_text(chosen.time_s, hours_text)
         words.append(f"the job ({job.described}) takes {takes}{cost}{instead}")
     elif chosen.cost_per_million_samples is not None and rent is not None:

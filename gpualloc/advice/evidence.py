@@ -67,9 +67,10 @@ def select_evidence(
     wanted = [row for row in same if _passes(row.case, {name: values for name, values in only.items() if name not in SIZE_FIELDS})]
     rows, excluded = usable_rows(wanted)
     sound: dict[tuple[object, ...], Measurement] = {}
+    trains = {_where(row.case) for row in rows if row.case.world_size == 1 and not has_nonfinite_loss(row)}
     num_diverged = 0
     for row in rows:
-        if has_nonfinite_loss(row):
+        if has_nonfinite_loss(row) and _where(row.case) in trains:
             num_diverged += 1
         else:
             sound.setdefault(work_key(row.case), row)
@@ -124,6 +125,11 @@ def _choose_size(rows: Sequence[Measurement], field: str, asked: Collection[obje
         return wanted[0]
     counts = {size: len({row.case.world_size for row in rows if getattr(row.case, field) == size}) for size in sizes}
     return max(sizes, key=lambda size: (counts[size], size))
+
+
+def _where(case: BenchCase) -> tuple[object, ...]:
+    """A loss that diverges speaks against a setting where the same size and batch train in another one."""
+    return case.image_size_px, case.sequence_length, case.per_device_batch_size
 
 
 def _device(row: Measurement) -> str | None:

@@ -28,14 +28,14 @@ def global_batch_size(case: BenchCase) -> int:
 
 def known_options(evidence: Evidence, job: Job, *, device_memory_bytes: int | None, gpus_per_node: int) -> list[Option]:
     """An option for each measured or rehearsed row of the evidence's size, and for each that ran out of memory or failed."""
-    rows = [row for row in evidence.at_size if _is_of(job, row.case)]
+    rows = [row for row in evidence.at_size if is_of(job, row.case)]
     options = [
         _option(row, baseline(row.case, evidence.rows, job), device_memory_bytes, gpus_per_node)
         for row in rows
         if row.case.world_size > 1 or row.case.strategy == "single" or not _has_single(row.case, rows)
     ]
     for row in evidence.failed:
-        if _is_of(job, row.case):
+        if is_of(job, row.case):
             options.append(
                 Option(
                     case=row.case,
@@ -176,7 +176,8 @@ def _option(row: Measurement, base: Measurement | None, device_memory_bytes: int
     )
 
 
-def _is_of(job: Job, case: BenchCase) -> bool:
+def is_of(job: Job, case: BenchCase) -> bool:
+    """Whether the case takes the global batch of a job that scales strongly; of a weak one any case does."""
     return job.scaling == "weak" or global_batch_size(case) == job.global_batch_size
 
 

@@ -16,7 +16,7 @@ from gpualloc.advice.options import global_batch_size
 from gpualloc.advice.records import Option, Step
 from gpualloc.advice.words import interval_text, times_text
 from gpualloc.findings import Interval
-from gpualloc.findings.labels import gain_text
+from gpualloc.findings.labels import device_noun, gain_text
 from gpualloc.findings.ratio import speed_ratio
 from gpualloc.findings.rows import setting
 from gpualloc.records import BenchCase, Measurement
@@ -48,7 +48,7 @@ def order_of_steps(rows: Sequence[Measurement], chosen: Option, *, is_strong: bo
         step, current = _step_of_field(name, current, chosen, rows)
         if step is not None:
             steps.append(step)
-    return (*steps, _more_gpus(chosen), *_strategy(chosen, rows))
+    return (*steps, _more_gpus(chosen, is_strong), *_strategy(chosen, rows))
 
 
 def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequence[Measurement]) -> tuple[Step | None, Measurement]:
@@ -58,7 +58,7 @@ def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequen
     if now != target:
         row = next((row for row in others if setting(row.case)[name] == target), None)
         gain = None if row is None else _gain(row, current)
-        reason = "not measured alone on one GPU" if gain is None else _gain_words(gain)
+        reason = f"not measured alone on one {device_noun(current.case)}" if gain is None else _gain_words(gain)
         if name == "precision":
             reason += f"; {_RATE_OF_PRECISION}"
         rule = _rule(current.case, row.case) if name in ("per_device_batch_size", "grad_accum_steps") and row is not None else None
@@ -79,7 +79,7 @@ def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequen
         gain = _gain(best, current)
         if gain.is_above(1) and chosen.num_gpus > 1:
             value = _text(name, setting(best.case)[name])
-            reason = f"{value} is {_gain_words(gain)} on one GPU and was not measured on {chosen.num_gpus}"
+            reason = f"{value} is {_gain_words(gain)} on one {device_noun(best.case)} and was not measured on {chosen.num_gpus}"
             command = bench_command(chosen.case, changes=f"{_option(name)} {value}")
             return Step(name=_label(name), decision="measure", change=_text(name, now), gain=gain, reason=reason, command=command), current
         values = ", ".join(_text(name, setting(row.case)[name]) for row in others)
@@ -92,10 +92,10 @@ def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequen
     return Step(name=_label(name), decision="measure", change=_text(name, now), gain=None, reason="not measured", command=command), current
 
 
-def _more_gpus(chosen: Option) -> Step:
+def _more_gpus(chosen: Option, is_strong: bool) -> Step:
     case = chosen.case
     if chosen.num_gpus == 1:
-        return Step(name="more GPUs", decision="leave", change="1", gain=None, reason=f"one GPU is {chosen.why}")
+        return Step(name="more GPUs", decision="leave", change="1", gain=None, reason=f"one {device_noun(chosen.case)} is {chosen.why}")
     one_gpu_batch = case.per_device_batch_size * case.grad_accum_steps
     rule = learning_rate_rule(_optimizer(case), from_batch_size=one_gpu_batch, to_batch_size=chosen.global_batch_size)
     return Step(
@@ -104,7 +104,7 @@ def _more_gpus(chosen: Option) -> Step:
         change=f"1 -> {chosen.num_gpus}",
         gain=chosen.speedup,
         reason=f"{interval_text(chosen.speedup, times_text)} the speed of one, {chosen.source}; {chosen.why}",
-        rule=rule if one_gpu_batch != chosen.global_batch_size else None,
+        rule=None if is_strong else rule,
     )
 
 

@@ -2,8 +2,8 @@
 
 The question is whether a number of GPUs keeps an efficiency, at one size or from which of several on. Efficiency is taken to grow with the
 size, as work per step does and gradients do not. So the largest size is run first (if it fails, all do), then the smallest (if it pays,
-all do), then always the one nearest to where the line between the two crosses the bar: about log2 of the sizes instead of all. A size
-that is too close to call gets further rounds in fresh processes, once nothing else is left to tell.
+all do), then always the middle of those left between one that fails and one that pays: about log2 of the sizes instead of all, whatever
+the curve. A size that is too close to call gets further rounds in fresh processes, once nothing else is left to tell.
 
 Where several precisions are asked for, they are compared on one GPU first, and the fastest goes on.
 """
@@ -135,9 +135,8 @@ def next_step(question: Question, measured: Mapping[str, Measurement]) -> Step |
     paying = min((size for size in sizes if verdicts.get(size) == "pays" and size > failing), default=sizes[-1])
     between = [size for size in sizes if failing < size < paying and size not in verdicts]
     if between:
-        at = _expected_crossing(question, failing, paying, precision, rows)
-        nearest = min(between, key=lambda size: abs(size - at))
-        return _measure(question, nearest, precision, measured, f"the bar is expected to be crossed near {at:.0f}")
+        middle = between[len(between) // 2]
+        return _measure(question, middle, precision, measured, f"the middle of what is left between {failing} and {paying}")
     unclear = [size for size in sizes if failing <= size <= paying and verdicts.get(size) == "unclear"]
     for size in unclear:
         rounds = min(measured[cell.case.key()].num_rounds for cell in _pair(question, size, precision))
@@ -204,16 +203,3 @@ def _has_failed(question: Question, size: int, precision: str, measured: Mapping
 def _is_disturbed(row: Measurement | None) -> bool:
     """Whether all that is known of it was disturbed, and it is worth another round."""
     return row is not None and row.status == "ok" and bool(row.disturbances) and row.num_rounds < MAX_ROUNDS
-
-
-def _expected_crossing(question: Question, failing: int, paying: int, precision: str, rows: Sequence[Measurement]) -> float:
-    """Where the line between the two sizes crosses the bar; their middle where it does not."""
-    low, high = (efficiency_at(question, size, precision, rows) for size in (failing, paying))
-    if low is None or high is None or not low.value < question.min_efficiency < high.value:
-        return (failing + paying) / 2
-    return failing + (paying - failing) * (question.min_efficiency - low.value) / (high.value - low.value)
-
-
-def cases_of(question: Question) -> list[BenchCase]:
-    """Every case that may be run."""
-    return [cell.case for cell in question.cells]
