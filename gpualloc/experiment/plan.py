@@ -21,7 +21,7 @@ from gpualloc.errors import UsageError
 from gpualloc.findings import Interval
 from gpualloc.findings.ratio import speed_ratio
 from gpualloc.findings.rows import usable_rows
-from gpualloc.records import BenchCase, Measurement
+from gpualloc.records import Measurement
 
 MAX_ROUNDS = 4  # of a case that is too close to call
 _AXES = ("image_size_px", "sequence_length", "per_device_batch_size")

@@ -54,7 +54,7 @@ def _row(case: BenchCase, efficiency: Callable[[int], float], spread: float, rou
 
 def test_a_threshold_among_21_sizes_takes_few_runs() -> None:
     question = make_question(grid(), min_efficiency=0.8)
-    steps, done, rows = play(question, lambda size: 1 - 20_000 / size**2)  # crosses 80 % at 316 px
+    steps, done, rows = play(question, lambda size: max(0.1, 1 - 20_000 / size**2))  # crosses 80 % at 316 px
     assert done.is_certain
     assert done.why == "300 fails certainly, 320 pays certainly, and no size asked for is between"
     assert len(rows) <= most_cases(question) <= 14
