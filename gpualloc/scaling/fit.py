@@ -11,8 +11,9 @@ from gpualloc.scaling.frame import Frame, compute_time_s, make_frame
 from gpualloc.scaling.placement import Array
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import StepQuery, StepRow
-from gpualloc.scaling.terms import TERMS, Columns, Rows, overlapped_time, read_rows
+from gpualloc.scaling.terms import TERMS, Columns, Part, Rows, overlapped_time, read_rows
 
+_PARTS: tuple[Part, ...] = ("compute", "link", "overlap", "total")
 _NO_LINK = -60.0  # log of a link time that is nothing
 _BATCHES_OF_FULL_JOB = 5  # of those measured in more: the curve of a job over batches is smooth
 _PLAIN_STEPS, _ROBUST_STEPS = 5, 7
@@ -21,7 +22,7 @@ _LARGEST_MOVE = 1.5  # of a coefficient in one of the first steps
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Rows as matrices: log compute = `compute` @ coefficients + level, and so on."""
+    """Rows as matrices, the coefficients in the order compute, link, overlap, total: log compute = level + `compute` @ its coefficients."""
 
     compute: Array
     link: Array
@@ -35,14 +36,16 @@ class Design:
 
     def forward(self, coefficients: Array, level: float) -> tuple[Array, Array, Array, Array]:
         """(log step time, its derivatives [rows, coefficients], log compute, share of the link in the gamma-norm)."""
-        compute = level + self.compute @ coefficients
-        link = np.where(self.is_multi > 0, level + self.link @ coefficients, _NO_LINK)
-        gamma = np.exp(self.overlap @ coefficients)
+        ends = np.cumsum([self.compute.shape[1], self.link.shape[1], self.overlap.shape[1]])
+        of_compute, of_link, of_overlap, of_total = np.split(coefficients, ends)
+        compute = level + self.compute @ of_compute
+        link = np.where(self.is_multi > 0, level + self.link @ of_link, _NO_LINK)
+        gamma = np.exp(self.overlap @ of_overlap)
         step = overlapped_time(compute, link, gamma)
         share = np.exp(np.minimum(gamma * (link - step), 0.0))
         by_log_gamma = (1 - share) * compute + share * link - step
-        slopes = self.compute * (1 - share)[:, None] + self.link * share[:, None] + self.overlap * by_log_gamma[:, None] + self.total
-        return step + self.total @ coefficients, slopes, compute, share
+        slopes = [self.compute * (1 - share)[:, None], self.link * share[:, None], self.overlap * by_log_gamma[:, None], self.total]
+        return step + self.total @ of_total, np.concatenate(slopes, 1), compute, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +63,21 @@ def make_design(queries: Sequence[StepQuery], frame: Frame, priors: Priors) -> t
     """The columns of all terms for rows or queries."""
     rows = read_rows(queries, frame)
     columns: list[Columns] = [block for term in TERMS for block in term(rows, frame, priors)]
+    columns.sort(key=lambda block: _PARTS.index(block.part))
     widths = [block.values.shape[1] for block in columns]
-    values = np.concatenate([block.values for block in columns], 1)
+
+    def values(part: Part) -> Array:
+        return np.concatenate([np.zeros((len(queries), 0)), *(block.values for block in columns if block.part == part)], 1)
 
     def spread(entries: Sequence[float]) -> Array:
         return np.repeat(np.array(entries, dtype=float), widths)
 
-    part = np.repeat([block.part for block in columns], widths)
     return (
         Design(
-            compute=values * (part == "compute"),
-            link=values * (part == "link"),
-            overlap=values * (part == "overlap"),
-            total=values * (part == "total"),
+            compute=values("compute"),
+            link=values("link"),
+            overlap=values("overlap"),
+            total=values("total"),
             is_multi=rows.places.is_multi,
             mean=spread([block.mean for block in columns]),
             sd=spread([block.sd for block in columns]),
@@ -116,33 +121,36 @@ def fit_cluster(
     noise_step = np.sqrt(noise_step**2 + extra**2 + (is_rehearsed * priors.noise_rehearsed) ** 2)
     has_compute = (design.is_multi > 0) & np.array([row.sync_time_s is not None for row in rows])
     log_compute = np.log([compute_time_s(row) for row in rows])
-    noise_compute = np.sqrt(priors.noise_compute**2 + extra**2)
+    noise_compute = np.sqrt(priors.noise_compute**2 + extra[has_compute] ** 2)
+    num_compute, measured_compute = design.compute.shape[1], design.compute[has_compute]
 
     coefficients = mean.copy()
     curvature = np.diag(1 / sd**2)
     for number in range(_PLAIN_STEPS + _ROBUST_STEPS):
         is_plain = number < _PLAIN_STEPS
         step, slopes, compute, _ = design.forward(coefficients, level)
-        off_step, off_compute = log_step - step, log_compute - compute
+        off_step, off_compute = log_step - step, (log_compute - compute)[has_compute]
         weight = _weights(off_step, noise_step, is_plain, priors.noise_tail)
-        weight_compute = np.where(has_compute, _weights(off_compute, noise_compute, is_plain, priors.noise_tail), 0.0)
+        weight_compute = _weights(off_compute, noise_compute, is_plain, priors.noise_tail)
         tails = (priors.job_tail + 1) / (priors.job_tail + ((coefficients - mean) / sd) ** 2)
         precision = np.where(design.has_heavy_tails, tails, 1.0) / sd**2
-        curvature = np.diag(precision) + slopes.T @ (slopes * weight[:, None])
+        curvature = np.diag(precision) + _gram(slopes, weight)
         gradient = precision * (mean - coefficients) + slopes.T @ (weight * off_step)
-        measured = has_compute.nonzero()[0]
-        part = design.compute[measured]
-        curvature += part.T @ (part * weight_compute[measured][:, None])
-        gradient += part.T @ (weight_compute * off_compute)[measured]
+        curvature[:num_compute, :num_compute] += _gram(measured_compute, weight_compute)
+        gradient[:num_compute] += measured_compute.T @ (weight_compute * off_compute)
         move = np.linalg.solve(curvature, gradient)
         if is_plain:
-            move *= min(1.0, _LARGEST_MOVE / max(1e-12, float(np.abs(move[~_is_level(design)]).max(initial=0.0))))
+            move *= min(1.0, _LARGEST_MOVE / max(1e-12, float(np.abs(move[num_compute:]).max(initial=0.0))))
         coefficients = coefficients + move
     return ClusterFit(frame=frame, level=level, coefficients=coefficients, covariance=np.linalg.inv(curvature), names=design.names)
 
 
-def _is_level(design: Design) -> Array:
-    return np.asarray(design.compute.any(0))
+def _gram(columns: Array, weight: Array) -> Array:
+    """columns.T @ diag(weight) @ columns, of which BLAS computes one half."""
+    from scipy.linalg.blas import dsyrk
+
+    half = np.asarray(dsyrk(1.0, (columns * np.sqrt(weight)[:, None]).T))
+    return half + np.triu(half, 1).T
 
 
 def _weights(off: Array, noise: Array, is_plain: bool, tail: float) -> Array:

@@ -63,3 +63,8 @@ class Priors:
     residual_noise: float = 0.04
     residual_length: float = 1.0  # doublings of nodes or GPUs
     residual_batch_length: float = 2.0  # doublings of the batch
+    # intervals
+    interval_quantile: float = 1.645  # 90 % of a normal distribution
+    interval_equation: float = 1.0  # times the variance of the coefficients
+    interval_residual: float = 0.5  # times that of the residual process
+    interval_noise: float = 0.03

@@ -21,8 +21,9 @@ class Residuals:
 
     points: Array  # [n, 5]
     keys: tuple[str, ...]
-    weights: Array  # [n]
-    inverse: Array  # of the covariance of the residuals, [n, n]
+    values: Array  # the residuals, [n]
+    noise: Array  # standard deviation of each, [n]
+    inverse: Array  # of their covariance, [n, n]
 
     def __call__(self, queries: Sequence[StepQuery], priors: Priors) -> tuple[Array, Array]:
         """(correction of log step time, its variance)."""
@@ -32,20 +33,23 @@ class Residuals:
         if not len(self.keys):
             return np.zeros(len(queries)), prior
         cross = _covariance(points, keys, self.points, self.keys, priors) * is_multi[:, None]
-        return cross @ self.weights, np.maximum(prior - ((cross @ self.inverse) * cross).sum(1), 0.0)
+        return cross @ (self.inverse @ self.values), np.maximum(prior - ((cross @ self.inverse) * cross).sum(1), 0.0)
 
 
 def fit_residuals(queries: Sequence[StepQuery], residuals: Array, noise: Array, priors: Priors) -> Residuals:
     """The process given the residuals (log measured - log fitted) of rows; `noise` is the standard deviation of each."""
-    chosen = np.flatnonzero(describe(queries).is_multi)
+    chosen = np.array([i for i, query in enumerate(queries) if query.num_gpus > 1], dtype=int)
     if len(chosen) > _MOST_ROWS:
         chosen = chosen[np.linspace(0, len(chosen) - 1, _MOST_ROWS).round().astype(int)]
     picked = [queries[i] for i in chosen]
-    if not picked:
-        return Residuals(points=np.zeros((0, 5)), keys=(), weights=np.zeros(0), inverse=np.zeros((0, 0)))
-    points, keys = _points(picked, priors)
-    inverse = np.linalg.inv(_covariance(points, keys, points, keys, priors) + np.diag(noise[chosen] ** 2))
-    return Residuals(points=points, keys=keys, weights=inverse @ np.clip(residuals[chosen], -_LARGEST, _LARGEST), inverse=inverse)
+    points, keys = _points(picked, priors) if picked else (np.zeros((0, 5)), ())
+    return restore_residuals(points, keys, np.clip(residuals[chosen], -_LARGEST, _LARGEST), noise[chosen], priors)
+
+
+def restore_residuals(points: Array, keys: tuple[str, ...], values: Array, noise: Array, priors: Priors) -> Residuals:
+    """The process again, from what it was fitted to."""
+    covariance = _covariance(points, keys, points, keys, priors) + np.diag(noise**2) if keys else np.zeros((0, 0))
+    return Residuals(points=points, keys=keys, values=values, noise=noise, inverse=np.linalg.inv(covariance) if keys else covariance)
 
 
 def _points(queries: Sequence[StepQuery], priors: Priors) -> tuple[Array, tuple[str, ...]]:
