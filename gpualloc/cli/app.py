@@ -43,6 +43,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
         ),
+        "forecast": LazyCommand(
+            "gpualloc.cli.forecast:app",
+            "Forecast the step time on GPUs, nodes and batches that were not measured, with intervals, from rows that were.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
@@ -150,6 +154,7 @@ def _global_options(
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
       gpualloc rehearse ...     the same on GPUs that are not there
+      gpualloc forecast ...     more GPUs from few measurements
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """
