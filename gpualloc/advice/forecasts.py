@@ -190,7 +190,7 @@ def _described(case: BenchCase, device_name: str, gpus_per_node: int) -> dict[st
         "model": " ".join(filter(None, [case.model, f"{case.strategy}/{case.hook}", details])),
         "num_nodes": _num_nodes(case, gpus_per_node),
         "num_gpus": case.world_size,
-        "placement": None,
+        "placement": _placement(case, gpus_per_node),
         "per_device_batch_size": case.per_device_batch_size,
         "image_size_px": case.image_size_px,
         "sequence_length": case.sequence_length,
@@ -210,6 +210,13 @@ def _gradient_bytes(case: BenchCase) -> int | None:
 
 def _num_nodes(case: BenchCase, gpus_per_node: int) -> int:
     return math.ceil(case.world_size / (case.gpus_per_node or gpus_per_node))
+
+
+def _placement(case: BenchCase, gpus_per_node: int) -> str:
+    """GPUs on each node, full ones first: "8+8+4"."""
+    per_node = case.gpus_per_node or gpus_per_node
+    full, rest = divmod(case.world_size, per_node)
+    return "+".join([*[str(per_node)] * full, *([str(rest)] if rest else [])])
 
 
 def _times(interval: Interval, factor: float) -> Interval:

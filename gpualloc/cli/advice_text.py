@@ -13,6 +13,7 @@ from rich.text import Text
 from gpualloc.advice.records import Advice, Crossing, Memory, Option, Step
 from gpualloc.advice.words import (
     crossing_text,
+    gpus_text,
     hours_text,
     interval_text,
     money_text,
@@ -28,6 +29,7 @@ from gpualloc.money import BuyOrRent
 from gpualloc.records import BenchCase
 
 _MAX_ROWS, _MAX_CROSSINGS = 24, 8
+_WHY_WIDTH = 36  # characters
 _STYLES = {"do": "green", "measure": "yellow", "leave": "dim"}
 _LABELS = {"do": "", "measure": "measure: ", "leave": "as it is: "}
 
@@ -108,13 +110,19 @@ def _print_options(advice: Advice, console: Console) -> None:
         console.print(line, soft_wrap=True)
     if len(shown) < len(advice.options):
         console.print(Text(f"{len(advice.options) - len(shown)} options more: see them with --json", style="dim"))
+    refusals = {option.note: option for option in reversed(shown) if option.forecast_kind == "refused" and option.note}
+    for note, option in reversed(refusals.items()):
+        _paragraph(f"{gpus_text(option)}: {note}", console, style="yellow")
 
 
 def _shown(options: Sequence[Option]) -> list[Option]:
     """Of each number of GPUs, strategy, hook and precision the chosen one, else the fastest."""
     best: dict[tuple[object, ...], Option] = {}
     for option in options:
-        key = (option.num_gpus, option.case.strategy, option.case.hook, option.case.precision, option.source == "forecast")
+        if option.forecast_kind == "refused":  # one row says it
+            key: tuple[object, ...] = (option.num_gpus, "refused")
+        else:
+            key = (option.num_gpus, option.case.strategy, option.case.hook, option.case.precision, option.source == "forecast")
         if key not in best or _rank(option) > _rank(best[key]):
             best[key] = option
     kept = sorted(best.values(), key=_rank, reverse=True)[:_MAX_ROWS]
@@ -128,6 +136,7 @@ def _rank(option: Option) -> tuple[bool, bool, float]:
 def _row(option: Option, *, is_several_nodes: bool) -> Row:
     case = option.case
     words = parts(case)
+    is_refused = option.forecast_kind == "refused"
     is_estimate = option.memory.source == "estimated"
     cells = (
         ("*" if option.is_chosen else "") + str(option.num_gpus),
@@ -145,8 +154,8 @@ def _row(option: Option, *, is_several_nodes: bool) -> Row:
         _error(option.samples_per_s),
         _figure(option.cost_per_epoch, money_text),
         _figure(option.cost_per_million_samples, money_text),
-        "refused" if option.forecast_kind == "refused" else option.source,
-        printable(option.why),
+        "refused" if is_refused else option.source,
+        textwrap.shorten(printable("not enough evidence" if is_refused else option.why), _WHY_WIDTH, placeholder=" …"),
     )
     return Row(cells, "bold green" if option.is_chosen else "" if option.samples_per_s is not None else "dim")
 

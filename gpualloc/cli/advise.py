@@ -227,10 +227,8 @@ def _device_memory_bytes(gib: float | None, evidence: Evidence) -> int | None:
 
 def _forecaster(evidence: Evidence, history: Sequence[Measurement], gpus_per_node: int) -> Forecaster | None:
     """A model of the rows; None, with a warning, where there are too few to fit one."""
-    try:
-        from gpualloc.advice.forecasts import make_forecaster
-    except ImportError:
-        return None
+    from gpualloc.advice.forecasts import make_forecaster
+
     model = evidence.rows[0].case.model
     others = [
         row
