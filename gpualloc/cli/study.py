@@ -71,6 +71,7 @@ def study(
       gpualloc study --model gpt2 --batch-size 2,4,8,16 --rehearse 8 --link nvlink4
     """
     from gpualloc.bench import environment as machine
+    from gpualloc.bench.dry_run import read_history
     from gpualloc.bench.grid import expand_grid
     from gpualloc.bench.interruption import Interrupted, interruptible
     from gpualloc.bench.notation import NOTATIONS, parse_options
@@ -92,6 +93,7 @@ def study(
         del given["hooks"]
 
     def make_options(chosen_device: str) -> BenchOptions:
+        BenchOptions(device=chosen_device, **given)  # refuses an unknown model before its workload is asked for
         return BenchOptions(device=chosen_device, **{"image_sizes_px": _default_sizes(model, given, chosen_device), **given})
 
     make_options(device or "cpu")  # refuses a wrong value before torch is loaded, which takes seconds
@@ -111,7 +113,7 @@ def study(
     with ResultsStore(path) as results:
         from dataclasses import asdict
 
-        estimates_s = _estimates_s(question, environment, results)
+        history = read_history(results)
         run_id = results.begin_run(command=command, options=asdict(options), environment=environment)
         try:
             with interruptible():
@@ -122,7 +124,7 @@ def study(
                     environment=environment,
                     max_minutes=max_minutes,
                     settings=settings,
-                    estimates_s=estimates_s,
+                    history=history,
                     progress=progress,
                     say=_say,
                 )
@@ -151,16 +153,11 @@ def _default_sizes(model: str, given: dict[str, Any], device: str) -> tuple[int,
     return (224,) if device == "cuda" else (100,)
 
 
-def _estimates_s(question: Question, environment: Environment, results: Any) -> dict[str, float]:
-    from gpualloc.bench.dry_run import estimate_cases, read_history
-
-    return {key: each.seconds for key, each in estimate_cases(question.cells, environment, read_history(results)).items()}
-
-
 def _print_plan(question: Question, environment: Environment, path: Path, max_minutes: float, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from gpualloc.bench.dry_run import estimate_cases, read_history
+    from gpualloc.bench.dry_run import read_history
+    from gpualloc.bench.estimate import Estimator
     from gpualloc.cli.tables import case_label, print_json, printable
     from gpualloc.experiment import Step, next_step
     from gpualloc.experiment.conclusion import question_text
@@ -171,16 +168,15 @@ def _print_plan(question: Question, environment: Environment, path: Path, max_mi
     if path.exists():
         with ResultsStore(path, create=False) as results:
             history = read_history(results)
-    estimates = estimate_cases(question.cells, environment, history)
+    estimator = Estimator(environment, history)
     first = next_step(question, {})
-    cells = first.cells if isinstance(first, Step) else ()
-    case_s = [each.seconds for each in estimates.values()]
-    longest_min = most_cases(question) * max(case_s, default=0.0) / 60
+    case_s = {cell.case: estimator.estimate(cell.case).seconds for cell in (first.cells if isinstance(first, Step) else ())}
+    longest_min = most_cases(question) * max(case_s.values(), default=0.0) / 60  # the first step is of the largest size
     if as_json:
         print_json(
             {
                 "question": question_text(question),
-                "first_step": {"why": first.why, "cases": [asdict(cell.case) for cell in cells]},
+                "first_step": {"why": first.why, "cases": [asdict(case) for case in case_s]},
                 "most_cases": most_cases(question),
                 "num_possible_cases": len(question.cells),
                 "estimated_minutes_at_most": longest_min,
@@ -190,9 +186,8 @@ def _print_plan(question: Question, environment: Environment, path: Path, max_mi
         return
     print(printable(question_text(question)))
     print(printable(f"first step, {first.why}:"))
-    for cell in cells:
-        seconds = estimates[cell.case.key()].seconds if cell.case.key() in estimates else 0.0
-        print(printable(f"  {case_label(cell.case)}: about {seconds:.0f} s"))
+    for case, seconds in case_s.items():
+        print(printable(f"  {case_label(case)}: about {seconds:.0f} s"))
     rest = f"at most {most_cases(question)} of {len(question.cells)} cases, about {longest_min:.1f} minutes"
     print(f"{rest}; a size that is too close to call takes up to 4 rounds; the budget is {max_minutes:g} minutes")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from gpualloc.bench.estimate import Estimator
 from gpualloc.bench.grid_run import GridRun
 from gpualloc.bench.settings import RunSettings
 from gpualloc.experiment.plan import Done, Question, Step, next_step
 from gpualloc.records import Environment, Measurement
 from gpualloc.store import ResultsStore
-
-_DEFAULT_CASE_S = 30.0  # of a case without an estimate
 
 
 @dataclass(kw_only=True)
@@ -32,7 +31,7 @@ def run_steps(
     environment: Environment,
     max_minutes: float,
     settings: RunSettings,
-    estimates_s: Mapping[str, float],
+    history: Sequence[Measurement],
     progress: Progress,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -40,19 +39,19 @@ def run_steps(
 
     Args:
         settings: of the runs; the number of rounds is each step's own.
-        estimates_s: case key -> expected seconds of one round, replaced by what a case took once it has run.
+        history: earlier measurements, the newest first, from which the time of a step is estimated.
 
     Raises:
         StoreError: a measurement cannot be kept.
     """
     deadline_s = time.monotonic() + 60 * max_minutes
-    expected_s = dict(estimates_s)
     while progress.done is None:
         step = next_step(question, progress.measured)
         if isinstance(step, Done):
             progress.done = step
             return
-        needed_s = sum(expected_s.get(cell.case.key(), _DEFAULT_CASE_S) for cell in step.cells)
+        estimator = Estimator(environment, [*progress.measured.values(), *history])  # what just ran tells most
+        needed_s = sum(estimator.estimate(cell.case).seconds for cell in step.cells)
         left_s = deadline_s - time.monotonic()
         if needed_s > left_s:
             why = f"the next step ({step.why}) takes about {needed_s:.0f} s and {max(0.0, left_s):.0f} s of the budget are left"
@@ -73,8 +72,4 @@ def run_steps(
             warn=say,
         )
         grid_run.run(lambda number, case, row: None if row is None else progress.measured.__setitem__(case.key(), row))
-        for key in keys:
-            row = progress.measured[key]
-            if row.wall_time_s:
-                expected_s[key] = row.wall_time_s / row.num_rounds
         progress.steps.append((step, time.monotonic() - started_s))
