@@ -76,7 +76,11 @@ def select_evidence(
             sound.setdefault(work_key(row.case), row)
     field = "image_size_px" if newest.case.image_size_px is not None else "sequence_length"
     if not sound:
-        raise GpuallocError(f"not enough evidence: {_what_there_is(history, only, device_name)}")
+        why = ", ".join(f"{count} {reason}" for reason, count in excluded.items()) or "none in that setting"
+        raise GpuallocError(
+            f"not enough evidence: no measurement of {newest.case.model} on {_device(newest)} counts: {why}; "
+            f"measure it next: gpualloc bench --model {newest.case.model} --strategy single,ddp"
+        )
     size = _choose_size(list(sound.values()), field, only.get(field))
     notes = []
     if others:

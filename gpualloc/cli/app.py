@@ -153,6 +153,7 @@ def _global_options(
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
+      gpualloc advise           will more GPUs pay, and at what cost
       gpualloc rehearse ...     the same on GPUs that are not there
       gpualloc forecast ...     more GPUs from few measurements
       gpualloc watch            what the GPUs do while jobs run

@@ -204,7 +204,7 @@ def _write(conclusion: Conclusion, folder: Path) -> None:
         raise GpuallocError(
             f"the conclusion cannot be written to {folder}: {error.strerror}; the runs are kept: gpualloc results show {conclusion.run_id}"
         ) from error
-    _say(f"written to {folder}/study.md and study.json; the runs are kept: gpualloc results show {conclusion.run_id}")
+    _say(f"written to {folder}/study.md and study.json; time, cost and more GPUs: gpualloc advise --run {conclusion.run_id}")
 
 
 def _print(conclusion: Conclusion, *, as_json: bool) -> None:

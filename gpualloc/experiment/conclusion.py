@@ -146,7 +146,7 @@ def conclusion_markdown(conclusion: Conclusion) -> str:
         "",
         f"- {_escaped(device)}, torch {environment.torch_version}, gpualloc {environment.gpualloc_version}",
         f"- `{conclusion.command.replace('`', '')}`",
-        f"- every figure: `gpualloc results show {conclusion.run_id}`",
+        f"- every figure: `gpualloc results show {conclusion.run_id}`; time and cost: `gpualloc advise --run {conclusion.run_id}`",
     ]
     if not environment.cuda_version:
         lines.append("- CPU, not comparable with a GPU")

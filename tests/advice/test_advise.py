@@ -17,7 +17,7 @@ from gpualloc.errors import GpuallocError, InfeasibleError, UsageError
 from gpualloc.records import Measurement
 from tests.advice.made_runs import EFFICIENCIES, EIGHT_GPUS, FP16_S, advice_on, evidence_of, row, scaling_run, single
 from tests.findings.studied_runs import batches_run, study_run
-from tests.store.sample_measurements import image_case
+from tests.store.sample_measurements import image_case, llm_case
 
 JOB = {"dataset_size": 1_152_000, "epochs": 10}  # 11,520,000 samples
 
@@ -165,6 +165,19 @@ def test_thresholds_by_batch_size() -> None:
     assert crossing_text(crossing).endswith("at 1024 tokens")
 
 
+def test_thresholds_by_sequence_length() -> None:
+    """60 % at 512 tokens, 90 % at 2048: 80 % at 1536."""
+    rows = []
+    for tokens, efficiency in ((512, 0.6), (2048, 0.9)):
+        alone = llm_case(strategy="single", world_size=1, sequence_length=tokens)
+        rows += [row(alone, tokens * 1e-4), row(llm_case(sequence_length=tokens), tokens * 1e-4 / efficiency)]
+    (crossing,) = advice_on(rows).crossings
+    assert crossing.axis == "sequence_length"
+    assert crossing.value == pytest.approx(1536, abs=3)
+    assert crossing_text(crossing).startswith("2 GPUs keep 80% efficiency from 1536 tokens [")
+    assert crossing_text(crossing).endswith("at batch 8")
+
+
 def test_strong_scaling_divides_one_batch() -> None:
     """128 samples on one GPU in 0.8 s, on two with 64 each in 0.5 s: 1.6 times as fast."""
     rows = [
@@ -221,6 +234,12 @@ def test_evidence_names_what_there_is() -> None:
         evidence_of(scaling_run(), model="vit_b")
     with pytest.raises(GpuallocError, match="nothing was measured at 300 px, but at 200"):
         evidence_of(scaling_run(), image_size_px=300)
+
+
+def test_disturbed_measurements_do_not_count() -> None:
+    rows = [row(single(), FP16_S, disturbances=("busy",)), row(image_case(), FP16_S, disturbances=("busy",))]
+    with pytest.raises(GpuallocError, match="no measurement of mobilenet_v2 on NVIDIA H100 80GB HBM3 counts: 2 disturbed"):
+        evidence_of(rows)
 
 
 def test_the_newest_of_each_setting_counts_and_other_workloads_are_named() -> None:
