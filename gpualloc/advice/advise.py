@@ -86,7 +86,8 @@ def advise(
     if forecaster is not None and chosen is not None:
         from gpualloc.advice.forecasts import forecast_points
 
-        points += forecast_points(evidence, chosen.case, sorted({option.num_gpus for option in options} - {1}), forecaster)
+        spread = chosen.case if chosen.num_gpus > 1 else replace(chosen.case, strategy="ddp", hook="none")
+        points += forecast_points(evidence, spread, sorted({option.num_gpus for option in options} - {1}), forecaster)
     doubts, commands = _doubts(options, chosen, job, counts or (), evidence, min_efficiency)
     steps = () if chosen is None else order_of_steps(rows_of_job, chosen, is_strong=job.scaling == "strong")
     commands += [step.command for step in steps if step.command is not None]
@@ -171,7 +172,7 @@ def _command(case: BenchCase, counts: Sequence[int], evidence: Evidence, *, roun
     """Real GPUs where the machine has as many, else a rehearsal."""
     num_devices = max((row.environment.num_devices for row in evidence.rows if row.environment is not None), default=1)
     if case.gpus_per_node is None and case.device == "cuda" and max(counts) > num_devices * case.ranks_per_gpu:
-        case = replace(case, gpus_per_node=8, link="LINK")
+        case = replace(case, gpus_per_node=8, link="LINK", network="NETWORK" if max(counts) > 8 else None)
     elif case.is_rehearsed and max(counts) <= num_devices and case.device == "cuda":
         case = replace(case, gpus_per_node=None, link=None, network=None)
     return bench_command(case, gpus=counts, rounds=rounds)

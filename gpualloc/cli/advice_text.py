@@ -24,7 +24,7 @@ from gpualloc.advice.words import (
 from gpualloc.cli.columns import Column, Row, table_lines
 from gpualloc.cli.tables import printable, text_table
 from gpualloc.findings import Interval
-from gpualloc.findings.labels import parts
+from gpualloc.findings.labels import device_noun, parts
 from gpualloc.money import BuyOrRent
 from gpualloc.records import BenchCase
 
@@ -83,7 +83,7 @@ def memory_json(rows: Sequence[tuple[BenchCase, Memory]]) -> dict[str, Any]:
 
 
 def _print_options(advice: Advice, console: Console) -> None:
-    noun = "ranks" if advice.options and advice.options[0].case.device == "cpu" else "GPUs"
+    noun = device_noun(advice.options[0].case).rstrip("s") + "s" if advice.options else "GPUs"
     currency = "" if advice.rent is None else f" {printable(advice.rent.currency)}"
     columns = (
         Column(noun, 20),

@@ -46,7 +46,7 @@ def test_a_single_repeat_gives_no_interval() -> None:
 points = st.lists(st.tuples(st.floats(0.1, 1.2), st.floats(0, 0.3), st.floats(0, 0.3)), min_size=1, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(figures=points, bar=st.floats(0.3, 1.0), higher=st.floats(0, 0.2))
 def test_the_interval_holds_the_threshold_which_rises_with_the_bar(
     figures: list[tuple[float, float, float]], bar: float, higher: float

@@ -69,6 +69,17 @@ def test_the_fewest_runs_answer_and_the_conclusion_is_written(machine: Any, stor
         assert (run.status, run.case_counts) == ("complete", {"ok": 8})
 
 
+def test_further_rounds_are_pooled_where_it_is_too_close(machine: Any, store_path: Path) -> None:
+    ran = machine(lambda size: 0.8)
+    data = json.loads(study("--image-size", "128", "--json").stdout)
+    assert len(ran) == 8
+    assert (data["is_certain"], data["stopped_because"]) == (False, "4 rounds leave 128 too close to call")
+    assert [step["rounds"] for step in data["steps"]] == [1, 2, 3, 4]
+    with ResultsStore(store_path) as store:
+        rows, _ = store.measurements(data["run_id"])
+    assert [(row.num_rounds, len(row.repeat_step_times_s)) for row in rows] == [(4, 20), (4, 20)]
+
+
 def test_the_conclusion_is_kept_beside_the_results(machine: Any, store_path: Path) -> None:
     machine(lambda size: 0.9)
     done = study("--image-size", "128", "--json")

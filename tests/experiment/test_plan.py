@@ -118,7 +118,7 @@ def test_a_grid_of_several_questions_is_refused() -> None:
         make_question([GridCell(cell.case, "no such") for cell in grid()], min_efficiency=0.8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.sets(st.integers(20, 1000), min_size=2, max_size=30).map(lambda values: tuple(sorted(values))),
     crossing=st.integers(10, 1100),

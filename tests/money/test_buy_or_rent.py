@@ -92,7 +92,7 @@ loads = st.floats(1, 50_000)
 purchases = st.floats(1000, 60_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rent=prices, load=loads, more=st.floats(1.01, 5), price=purchases, num_gpus=st.integers(1, 16))
 def test_payback_falls_with_the_load_and_the_rent_and_rises_with_the_price(
     rent: float, load: float, more: float, price: float, num_gpus: int
@@ -107,7 +107,7 @@ def test_payback_falls_with_the_load_and_the_rent_and_rises_with_the_price(
     assert payback(purchase_price_per_gpu=price * more) >= payback()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rent=prices, load=loads, price=purchases, upkeep=st.floats(0, 3000), num_gpus=st.integers(1, 8))
 def test_at_a_turning_point_buying_and_renting_cost_the_same(rent: float, load: float, price: float, upkeep: float, num_gpus: int) -> None:
     figures: dict[str, Any] = {
