@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -133,6 +134,12 @@ def _doubts(
     """(why the answer is not certain, commands that would tell more): of the choice first, then of more GPUs than it has."""
     if chosen is None:
         case = evidence.at_size[0].case if evidence.at_size else evidence.rows[0].case
+        if job.global_batch_size is not None:
+            known = sorted({row.case.world_size for row in evidence.at_size} | set(asked) | {1})
+            batches = sorted({job.global_batch_size // count for count in known if job.global_batch_size % count == 0}, reverse=True)
+            command = _command(case, [count for count in known if count > 1] or [2], evidence)
+            why = f"no case takes a global batch of {job.global_batch_size:,}"
+            return [why], [re.sub(r"--batch-size \d+", f"--batch-size {','.join(map(str, batches))}", command)]
         return ["nothing that was asked for is known"], [_command(case, [count for count in asked if count > 1] or [2], evidence)]
     doubts, commands = [], []
     if chosen.source != "measured":

@@ -39,7 +39,8 @@ def print_advice(advice: Advice, console: Console) -> None:
     for index, sentence in enumerate(advice.answer):
         _paragraph(sentence, console, style="bold" if index == 0 else "")
     console.print()
-    _print_options(advice, console)
+    if advice.options:
+        _print_options(advice, console)
     if advice.crossings:
         _heading("From which size more GPUs pay", console)
         for crossing in _most_telling(advice):
@@ -83,7 +84,7 @@ def memory_json(rows: Sequence[tuple[BenchCase, Memory]]) -> dict[str, Any]:
 
 
 def _print_options(advice: Advice, console: Console) -> None:
-    noun = device_noun(advice.options[0].case).rstrip("s") + "s" if advice.options else "GPUs"
+    noun = device_noun(advice.options[0].case).rstrip("s") + "s"
     currency = "" if advice.rent is None else f" {printable(advice.rent.currency)}"
     columns = (
         Column(noun, 20),

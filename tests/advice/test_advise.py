@@ -197,6 +197,14 @@ def test_strong_scaling_divides_one_batch() -> None:
     assert next(step for step in advice.steps if step.name == "more GPUs").rule is None  # the global batch stays
 
 
+def test_a_global_batch_that_no_case_takes_is_not_enough_evidence() -> None:
+    advice = advice_on(scaling_run(), job={"global_batch_size": 1000, "steps": 10})
+    assert advice.chosen is None
+    assert advice.options == ()
+    assert "--batch-size 1000,500,250,125" in advice.measure_next[0]
+    assert advice.answer[0].startswith("Not enough evidence; measure next: gpualloc bench")
+
+
 def test_a_rehearsal_is_marked_and_carries_its_own_error() -> None:
     cluster = {"gpus_per_node": 8, "link": "nvlink4"}
     rows = [row(single(), FP16_S), row(image_case(world_size=8, **cluster), FP16_S / 0.9)]
