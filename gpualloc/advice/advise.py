@@ -48,7 +48,7 @@ def advise(
     Args:
         evidence: rows of one workload on one kind of device.
         job: what is to be trained.
-        counts: numbers of GPUs to consider beside those that were measured; None: 1, 2, 4, 8 of GPUs, none of CPU ranks.
+        counts: numbers of GPUs to consider beside those that were measured; None: 1, 2, 4, 8 of whole GPUs.
         rent: what a GPU-hour costs; None: unknown, as `why_no_price` says, and no cost is given.
         device_memory_bytes: of the GPU; None: not known.
         gpus_per_node: of a real machine.
@@ -59,8 +59,9 @@ def advise(
         InfeasibleError: a deadline or a budget that nothing meets.
     """
     known = known_options(evidence, job, device_memory_bytes=device_memory_bytes, gpus_per_node=gpus_per_node)
-    is_cpu = evidence.rows[0].case.device == "cpu"
-    asked = tuple(counts) if counts is not None else () if is_cpu else DEFAULT_COUNTS
+    case = evidence.rows[0].case
+    is_real_gpu = case.device == "cuda" and case.ranks_per_gpu == 1  # ranks that share a device are not more of them
+    asked = tuple(counts) if counts is not None else DEFAULT_COUNTS if is_real_gpu else ()
     options = list(known)
     if forecaster is not None:
         from gpualloc.advice.forecasts import forecast_options
@@ -135,12 +136,12 @@ def _doubts(
     if chosen is None:
         case = evidence.at_size[0].case if evidence.at_size else evidence.rows[0].case
         if job.global_batch_size is not None:
-            known = sorted({row.case.world_size for row in evidence.at_size} | set(asked) | {1})
-            batches = sorted({job.global_batch_size // count for count in known if job.global_batch_size % count == 0}, reverse=True)
-            command = _command(case, [count for count in known if count > 1] or [2], evidence)
+            numbers = sorted({row.case.world_size for row in evidence.at_size} | set(asked) | {1})
+            batches = sorted({job.global_batch_size // count for count in numbers if job.global_batch_size % count == 0}, reverse=True)
+            command = _command(case, [count for count in numbers if count > 1] or [2], evidence)
             why = f"no case takes a global batch of {job.global_batch_size:,}"
             return [why], [re.sub(r"--batch-size \d+", f"--batch-size {','.join(map(str, batches))}", command)]
-        return ["nothing that was asked for is known"], [_command(case, [count for count in asked if count > 1] or [2], evidence)]
+        return ["nothing that was asked for is numbers"], [_command(case, [count for count in asked if count > 1] or [2], evidence)]
     doubts, commands = [], []
     if chosen.source != "measured":
         doubts.append(f"the choice is {chosen.source}, not measured")

@@ -53,7 +53,7 @@ def _whether(chosen: Option, options: Sequence[Option], min_efficiency: float) -
 
 def _stay_on_one(chosen: Option, options: Sequence[Option], what: str, min_efficiency: float) -> str:
     noun = device_noun(chosen.case)
-    if not chosen.why.startswith("the fastest on one"):  # a deadline or a budget decided
+    if not chosen.why.startswith("the fastest on one;"):  # a deadline or a budget decided
         return f"No, one {noun} is {chosen.why} for {what} ({how_text(chosen.case)})."
     more = [option for option in options if option.num_gpus > 1 and option.efficiency is not None]
     alike = [option for option in more if is_same_setting(option.case, chosen.case)]

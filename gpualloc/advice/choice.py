@@ -29,7 +29,8 @@ def choose(options: Sequence[Option], job: Job, *, min_efficiency: float, rows: 
     """The options with one of them chosen, and a reason with each; with a note alone where it has no figures.
 
     With a deadline the cheapest that meets it; with a budget alone the fastest within it; else the fastest of those whose cost efficiency
-    keeps the bar, or that need none as a single GPU does. Of options on as many GPUs that the measurements do not tell apart, the plainest.
+    keeps the bar certainly, or likely where none does; a single GPU where none is likely to. Of options on as many GPUs that the
+    measurements do not tell apart, the plainest.
 
     Args:
         rows: work_key -> the measurement behind an option.
@@ -44,11 +45,14 @@ def choose(options: Sequence[Option], job: Job, *, min_efficiency: float, rows: 
         if is_bound and known:
             raise InfeasibleError(_nearest(known, job))
         return [dataclasses.replace(option, why=option.note or _why_not(option, job, min_efficiency, is_bound) or "") for option in options]
+    if not is_bound:  # what is sure before what is likely; a single GPU keeps every bar and says nothing of more
+        sure = [option for option in fitting if not is_close_call(option, min_efficiency)]
+        fitting = sure if any(option.num_gpus > 1 for option in sure) else fitting
     best = min(fitting, key=_expense) if job.deadline_s is not None else max(fitting, key=_speed)
     alike = [option for option in fitting if option is best or (option.num_gpus == best.num_gpus and _is_tie(best, option, rows))]
     chosen = min(alike, key=lambda option: plainness(option.case))
     return [
-        dataclasses.replace(option, is_chosen=True, why=_why(option, job, min_efficiency))
+        dataclasses.replace(option, is_chosen=True, why=_why(option, known, job, min_efficiency))
         if option is chosen
         else dataclasses.replace(option, why=_why_considered(option, chosen, job, min_efficiency, is_bound, is_alike=option in alike))
         for option in options
@@ -110,13 +114,14 @@ def _why_not(option: Option, job: Job, min_efficiency: float, is_bound: bool) ->
     return None
 
 
-def _why(option: Option, job: Job, min_efficiency: float) -> str:
+def _why(option: Option, known: Sequence[Option], job: Job, min_efficiency: float) -> str:
     if job.deadline_s is not None:
         return "the cheapest that meets the deadline" + ("" if job.budget is None else " within the budget")
     if job.budget is not None:
         return "the fastest within the budget"
     if option.num_gpus == 1:
-        return f"the fastest on one GPU; no more of them keep {min_efficiency:.0%} efficiency"
+        has_more = any(other.num_gpus > 1 for other in known)
+        return f"the fastest on one; {f'no more keep {min_efficiency:.0%} efficiency' if has_more else 'more are not known'}"
     sure = " (too close to call)" if is_close_call(option, min_efficiency) else ""
     return f"the fastest that keeps {min_efficiency:.0%} efficiency{sure}"
 
@@ -125,6 +130,8 @@ def _why_considered(option: Option, chosen: Option, job: Job, min_efficiency: fl
     failing = _why_not(option, job, min_efficiency, is_bound)
     if failing is not None:
         return failing
+    if not is_bound and option.num_gpus > chosen.num_gpus and is_close_call(option, min_efficiency):
+        return "too close to call"
     if is_alike:
         return "as fast, and less plain"
     if job.deadline_s is not None:

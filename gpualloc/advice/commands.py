@@ -34,7 +34,9 @@ def bench_command(case: BenchCase, *, gpus: Sequence[int] = (), changes: str = "
     if counts and case.gpus_per_node is not None:
         words.update({"--rehearse": counts, "--gpus-per-node": case.gpus_per_node, "--link": case.link, "--network": case.network})
     elif counts and case.device == "cuda":
-        words["--gpus"] = counts
+        words["--gpus"] = ",".join(str(max(1, int(count) // case.ranks_per_gpu)) for count in counts.split(","))
+    if case.ranks_per_gpu > 1:
+        words["--ranks-per-gpu"] = case.ranks_per_gpu
     if case.data != "synthetic":
         words["--data"] = case.data
     if case.device == "cpu":

@@ -95,7 +95,7 @@ def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequen
 def _more_gpus(chosen: Option, is_strong: bool) -> Step:
     case = chosen.case
     if chosen.num_gpus == 1:
-        return Step(name="more GPUs", decision="leave", change="1", gain=None, reason=f"one {device_noun(chosen.case)} is {chosen.why}")
+        return Step(name="more GPUs", decision="leave", change="1", gain=None, reason=chosen.why)
     one_gpu_batch = case.per_device_batch_size * case.grad_accum_steps
     rule = learning_rate_rule(_optimizer(case), from_batch_size=one_gpu_batch, to_batch_size=chosen.global_batch_size)
     return Step(

@@ -136,7 +136,7 @@ def advise(
         why_no_price=why_no_price,
         device_memory_bytes=_device_memory_bytes(gpu_memory_gib, evidence),
         gpus_per_node=gpus_per_node,
-        forecaster=_forecaster(evidence, history, gpus_per_node) if forecast else None,
+        forecaster=_forecaster(evidence, history, gpus_per_node) if forecast and first.ranks_per_gpu == 1 else None,
         buy=purchase,
     )
     from gpualloc.cli.advice_text import advice_json, print_advice

@@ -235,6 +235,22 @@ def test_noise_is_a_close_call_and_names_what_to_measure() -> None:
     assert "--gpus 2 --rounds 4" in advice.measure_next[0]
 
 
+def test_slices_of_a_gpu_are_not_more_gpus() -> None:
+    halves = {"ranks_per_gpu": 2}
+    rows = [row(single(**halves), FP16_S), row(image_case(world_size=2, **halves), FP16_S / 0.81, spread=0.1)]
+    advice = advice_on(rows, rent=None)
+    assert {each.num_gpus for each in advice.options} == {1, 2}
+    assert "2 ranks" in advice.answer[0]
+    assert "--gpus 1 --ranks-per-gpu 2 --rounds 4" in advice.measure_next[0]
+
+
+def test_one_gpu_alone_says_nothing_of_more() -> None:
+    advice = advice_on([row(single(), FP16_S)])
+    assert advice.chosen is not None
+    assert advice.chosen.why == "the fastest on one; more are not known"
+    assert advice.answer[0].startswith("Not known whether more GPUs pay for mobilenet_v2 at 200 px: none were measured.")
+
+
 def test_evidence_names_what_there_is() -> None:
     with pytest.raises(GpuallocError, match="nothing was measured yet; measure it next: gpualloc bench --strategy single,ddp"):
         evidence_of([])

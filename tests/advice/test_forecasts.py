@@ -44,9 +44,14 @@ def test_only_what_was_not_run_is_forecast() -> None:
     refused = by_count[128]
     assert (refused.forecast_kind, refused.samples_per_s, refused.cost) == ("refused", None, None)
     assert refused.why == "not enough evidence: measure 64 next"
-    assert advice.chosen is sixteen
+    assert sixteen.why == "too close to call"
+    assert advice.chosen is by_count[4]  # what is certain comes before what is likely
     assert not advice.is_certain
-    assert "the choice is forecast, not measured" in advice.answer[-1]
+    assert "16 GPUs on 2 nodes could keep 80%, too: 83% [76%, 93%]" in advice.answer[-1]
+    likely = advise(evidence_of(scaling_run()[:2], precision="fp16"), make_job(), counts=(16,), forecaster=communication)
+    assert likely.chosen is not None
+    assert (likely.chosen.num_gpus, likely.chosen.source) == (16, "forecast")
+    assert "the choice is forecast, not measured" in likely.answer[-1]
 
 
 def test_a_threshold_of_a_count_that_was_not_run() -> None:
