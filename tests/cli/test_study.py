@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,11 @@ def test_for_real(store_path: Path) -> None:
     if not any(row.disturbances for row in rows):
         assert done.exit_code == 0
         assert data["answer"].startswith(("Yes: two ranks reach", "Too close to call: two ranks reach"))
+        advised = CliRunner().invoke(
+            app, ["advise", "--run", "1", "--steps", "900", "--price", "2 EUR", "--min-efficiency", "0.02", "--json"]
+        )
+        options = {option["num_gpus"]: option for option in json.loads(advised.stdout)["options"]}
+        for count, row in zip((1, 2), rows, strict=True):
+            step_time_s = statistics.geometric_mean(row.repeat_step_times_s)
+            assert options[count]["time_s"]["value"] == pytest.approx(900 / count * step_time_s)
+            assert options[count]["cost"]["value"] == pytest.approx(2 * 900 * step_time_s / 3600)
