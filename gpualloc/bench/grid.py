@@ -14,7 +14,7 @@ from gpualloc.bench.notation import resolve_gpu_counts
 from gpualloc.bench.options import BenchOptions
 from gpualloc.errors import UsageError
 from gpualloc.records import BenchCase
-from gpualloc.strategies import data_ranks
+from gpualloc.strategies import data_ranks, num_shards
 from gpualloc.workloads import DEFAULT_SEQUENCE_LENGTH, check_data, device_memory_reason, find_model, fitting_batch_size
 
 CPU_WORLD_SIZE = 2  # ranks on a machine without GPUs, of all strategies but hybrids
@@ -204,13 +204,8 @@ def _default_batch_size(options: BenchOptions, model: str, cases: Sequence[Bench
     size = spec.default_per_device_batch_size[options.device] if slow is None else slow[cases[0].workload]
     if memory_bytes is None:
         return (size,)
-    fitting = {fitting_batch_size(case, device_memory_bytes=memory_bytes, num_shards=_num_shards(case)) for case in cases}
+    fitting = {fitting_batch_size(case, device_memory_bytes=memory_bytes, num_shards=num_shards(case)) for case in cases}
     return (min([size, *(fitting - {0})]),)
-
-
-def _num_shards(case: BenchCase) -> int:
-    """Ranks among which the model is divided."""
-    return 1 if case.strategy in strategies.WHOLE_MODEL else max(1, case.world_size // strategies.num_copies(case))
 
 
 def _ranks_per_device(options: BenchOptions, world_sizes: tuple[int, ...]) -> int:
@@ -255,7 +250,7 @@ def _world_sizes(options: BenchOptions, num_gpus: int) -> tuple[int, ...]:
 
 def _skip_reason(case: BenchCase, num_gpus: int, memory_bytes: int | None) -> str | None:
     if memory_bytes is not None:
-        reason = device_memory_reason(case, device_memory_bytes=memory_bytes, num_shards=_num_shards(case))
+        reason = device_memory_reason(case, device_memory_bytes=memory_bytes, num_shards=num_shards(case))
         if reason is not None:
             return reason
     return (

@@ -27,6 +27,14 @@ _COMMANDS = LazyCommands(
         "profile": LazyCommand(
             "gpualloc.cli.profile:profile", "Profile a training step: where its time goes, what bounds it, and what to try next."
         ),
+        "advise": LazyCommand(
+            "gpualloc.cli.advise:advise",
+            "Advise on a training job: will more GPUs pay, in which setting, in what order, at what cost.",
+        ),
+        "study": LazyCommand(
+            "gpualloc.cli.study:study",
+            "Study one question with few runs: do more GPUs pay for a model, or from which size on?",
+        ),
         "rehearse": LazyCommand(
             "gpualloc.cli.rehearse:rehearse",
             "Rehearse a training script on more GPUs than there are: it runs as rank 0 of N, computing for real over modelled links.",
@@ -34,6 +42,10 @@ _COMMANDS = LazyCommands(
         "calibrate": LazyCommand(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
+        ),
+        "forecast": LazyCommand(
+            "gpualloc.cli.forecast:app",
+            "Forecast the step time on GPUs, nodes and batches that were not measured, with intervals, from rows that were.",
         ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
@@ -141,7 +153,9 @@ def _global_options(
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
+      gpualloc advise           will more GPUs pay, and at what cost
       gpualloc rehearse ...     the same on GPUs that are not there
+      gpualloc forecast ...     more GPUs from few measurements
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """

@@ -13,7 +13,7 @@ _GAP = "  "
 @dataclass(frozen=True)
 class Column:
     header: str
-    importance: int  # the lowest leaves first where space is short
+    importance: float  # the lowest leaves first where space is short
     is_left: bool = False
 
 

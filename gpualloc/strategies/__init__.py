@@ -17,6 +17,7 @@ from gpualloc.strategies.layout import (
     data_ranks,
     num_copies,
     num_processes,
+    num_shards,
 )
 from gpualloc.strategies.limits import unsupported_reason
 
@@ -61,6 +62,7 @@ __all__ = [
     "data_ranks",
     "num_copies",
     "num_processes",
+    "num_shards",
     "unsupported_reason",
     "wrap",
 ]

@@ -39,6 +39,11 @@ def num_copies(case: BenchCase) -> int:
     return NUM_REPLICAS if case.strategy in HYBRIDS else 1
 
 
+def num_shards(case: BenchCase) -> int:
+    """Ranks among which one copy of the model is divided."""
+    return 1 if case.strategy in WHOLE_MODEL else max(1, case.world_size // num_copies(case))
+
+
 def data_of(case: BenchCase, rank: int) -> tuple[BenchCase, int]:
     """(case, rank) to open batches with: of a job of data ranks alone, with as many readers as this process may have."""
     if case.strategy == "data_parallel":  # its process reads for all replicas
