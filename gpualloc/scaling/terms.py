@@ -136,10 +136,12 @@ def link_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
         _column("link", "between, uneven", across * uneven, priors.link_slope / 2),
         _block("link", "bend", places.is_multi, smooth_basis(_where(places), frame.link_centres(), 1.0), priors.link_bend),
     ]
-    own = np.array([[float(key == known) for known in frame.placements] for key in places.keys])
-    if frame.placements:
-        columns.append(_block("link", "placement", places.is_multi, own.reshape(len(places.keys), -1), priors.link_placement))
-    return columns
+    index = {key: number for number, key in enumerate(frame.placements)}
+    own = np.zeros((len(places.keys), len(index)))
+    for row, key in enumerate(places.keys):
+        if key in index:
+            own[row, index[key]] = 1.0
+    return [*columns, _block("link", "placement", places.is_multi, own, priors.link_placement)]
 
 
 def gradient_load(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
