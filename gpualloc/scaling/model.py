@@ -165,6 +165,8 @@ class ScalingModel:
         variance += is_new * (share * priors.link_placement) ** 2
         for name in {query.model for query in queries}:
             mine = [i for i, query in enumerate(queries) if query.model == name]
+            if not fitted.residuals[name].keys:  # how far jobs differ has heavy tails, which the covariance does not
+                variance[mine] *= priors.interval_unlinked / priors.interval_equation
             correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
             step[mine] += correction
             variance[mine] += priors.interval_residual * extra
