@@ -44,7 +44,9 @@ def split(cell: Sequence[StepRow], name: str, seed: int) -> tuple[list[StepRow],
         chosen[np.random.default_rng(seed).choice(len(cell), max(1, round(0.1 * len(cell))), replace=False)] = True
     else:
         chosen = np.array([SPLITS[name](row) for row in cell])
-    return [row for row, is_in in zip(cell, chosen, strict=True) if is_in], [row for row, is_in in zip(cell, chosen, strict=True) if not is_in]
+    return [row for row, is_in in zip(cell, chosen, strict=True) if is_in], [
+        row for row, is_in in zip(cell, chosen, strict=True) if not is_in
+    ]
 
 
 def run_cell(rows: Sequence[StepRow], cluster: str, model: str, name: str, seed: int) -> list[dict[str, Any]]:
@@ -150,7 +152,10 @@ def main() -> None:
     print_table(table)
     if chosen.out:
         made = {"date": date.today().isoformat(), "command": " ".join(sys.argv), "numpy": np.__version__, "cpus": os.cpu_count()}
-        chosen.out.write_text(json.dumps({**made, "command": f"compare_forecast.py --splits {chosen.splits}", "summary": table, "cells": results}, indent=1) + "\n")
+        chosen.out.write_text(
+            json.dumps({**made, "command": f"compare_forecast.py --splits {chosen.splits}", "summary": table, "cells": results}, indent=1)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def universal_scalability(rows: Sequence[StepRow]) -> Predictor:
     bounds = [(-20, 5), (-25, 5), (-12, 3), (-16, 1)]
     if gpus.max() == 1:  # nothing tells of contention
         start[2:], bounds[2:] = [-12, -16], [(-12, -12), (-16, -16)]
-    fitted = minimize(lambda p: np.mean((np.log(predict(p, batches, gpus)) - np.log(times)) ** 2), start, bounds=bounds, method="L-BFGS-B").x
+    fitted = minimize(
+        lambda p: np.mean((np.log(predict(p, batches, gpus)) - np.log(times)) ** 2), start, bounds=bounds, method="L-BFGS-B"
+    ).x
     return lambda queries: predict(fitted, _batches(queries), _gpus(queries))
 
 
@@ -77,7 +79,9 @@ def pollux(rows: Sequence[StepRow]) -> Predictor:
     for place, is_seen in ((2, seen_inside or seen_across), (3, gpus.max() > 2), (4, seen_across), (5, seen_across and gpus.max() > 2)):
         if not is_seen:
             start[place], bounds[place] = off, (off, off)
-    fitted = tied(min((minimize(error, start + [*([0.0] * 6), g], bounds=bounds, method="L-BFGS-B") for g in (-0.5, 1.0)), key=lambda r: r.fun).x)
+    fitted = tied(
+        min((minimize(error, start + [*([0.0] * 6), g], bounds=bounds, method="L-BFGS-B") for g in (-0.5, 1.0)), key=lambda r: r.fun).x
+    )
     return lambda queries: parts(fitted, _batches(queries), _gpus(queries), np.array([q.num_nodes for q in queries], dtype=float))[1]
 
 

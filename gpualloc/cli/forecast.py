@@ -47,7 +47,8 @@ def _forecast() -> None:
 def fit(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write the model, as JSON.")],
     csv: Annotated[
-        list[Path] | None, typer.Option("--csv", metavar="FILE", help="Measured rows; may be repeated. See docs/forecast.md for the columns.")
+        list[Path] | None,
+        typer.Option("--csv", metavar="FILE", help="Measured rows; may be repeated. See docs/forecast.md for the columns."),
     ] = None,
     store: Annotated[bool, typer.Option("--store", help="Take what 'gpualloc bench' measured, from the results file.")] = False,
     store_path: Annotated[

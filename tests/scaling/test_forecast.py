@@ -27,7 +27,9 @@ def truth(job: int, nodes: int, gpus: int, batch: int) -> tuple[float, float]:
 
 def rows_of(job: int) -> list[StepRow]:
     return [
-        StepRow(cluster="made", model=f"job{job}", num_nodes=k, num_gpus=n, placement=p, per_device_batch_size=b, step_time_s=t, sync_time_s=s)
+        StepRow(
+            cluster="made", model=f"job{job}", num_nodes=k, num_gpus=n, placement=p, per_device_batch_size=b, step_time_s=t, sync_time_s=s
+        )
         for k, n, p in PLACES
         for b in (8, 16, 32, 64)
         for t, s in [truth(job, k, n, b)]
@@ -76,7 +78,9 @@ def test_a_saved_model_forecasts_the_same(model: ScalingModel, tmp_path: Path) -
         ScalingModel.load(tmp_path / "model.json")
 
 
-@pytest.mark.parametrize(("cell", "column"), [("c,m,1,1,1,8,-1,", "step_time_s"), ("c,m,1,x,1,8,1,", "num_gpus"), ("c,m,2,1,,8,1,", "num_gpus")])
+@pytest.mark.parametrize(
+    ("cell", "column"), [("c,m,1,1,1,8,-1,", "step_time_s"), ("c,m,1,x,1,8,1,", "num_gpus"), ("c,m,2,1,,8,1,", "num_gpus")]
+)
 def test_a_bad_cell_is_named_by_line_and_column(tmp_path: Path, cell: str, column: str) -> None:
     (tmp_path / "rows.csv").write_text(f"{HEADER}\nc,m,1,1,,8,1,\n{cell}\n")
     with pytest.raises(UsageError, match=f"line 3, column {column}"):
@@ -87,8 +91,12 @@ def test_the_command_fits_and_answers_each_query_in_order(tmp_path: Path) -> Non
     rows = [*rows_of(0), *(row for row in rows_of(1) if row.num_gpus <= 2)]
     names = HEADER.split(",")
     (tmp_path / "rows.csv").write_text("\n".join([HEADER, *(",".join(str(getattr(row, name)) for name in names) for row in rows)]))
-    (tmp_path / "queries.csv").write_text("\n".join([",".join(names[:6]), "made,job1,2,4,22,16", "made,none,1,1,1,8", "made,job1,1,1,1,16"]))
+    (tmp_path / "queries.csv").write_text(
+        "\n".join([",".join(names[:6]), "made,job1,2,4,22,16", "made,none,1,1,1,8", "made,job1,1,1,1,16"])
+    )
     fitted = CliRunner().invoke(app, ["forecast", "fit", "--csv", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "m.json")])
     assert fitted.exit_code == 0, fitted.output
-    done = CliRunner().invoke(app, ["forecast", "predict", "--model", str(tmp_path / "m.json"), "--csv", str(tmp_path / "queries.csv"), "--json"])
+    done = CliRunner().invoke(
+        app, ["forecast", "predict", "--model", str(tmp_path / "m.json"), "--csv", str(tmp_path / "queries.csv"), "--json"]
+    )
     assert [row["kind"] for row in json.loads(done.stdout)] == ["extrapolates", "refused", "interpolates"]
