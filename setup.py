@@ -82,6 +82,7 @@ setup(
         "nvidia-ml-py>=12",
         "pydantic>=2.7",
         "pyyaml>=6",
+        "scipy>=1.11",
         "tomli>=2; python_version < '3.11'",
     ],
 )

@@ -87,7 +87,9 @@ class ScalingModel:
                 forecasts[i] = Forecast(query=query, step_time_s=None, low_s=None, high_s=None, kind=kind, reason=reason)
         for cluster in {query.cluster for query, (kind, _) in zip(queries, verdicts, strict=True) if kind != "refused"}:
             asked = [i for i, query in enumerate(queries) if query.cluster == cluster and forecasts[i] is None]
-            step, variance = self.log_steps([queries[i] for i in asked], cluster)
+            distinct = {queries[i]: None for i in asked}
+            place = {query: number for number, query in enumerate(distinct)}
+            step, variance = (values[[place[queries[i]] for i in asked]] for values in self.log_steps(list(distinct), cluster))
             half = self.priors.interval_quantile * np.sqrt(variance)
             for i, middle, width in zip(asked, step, half, strict=True):
                 low, centre, high = (float(value) for value in np.exp([middle - width, middle, middle + width]))
@@ -155,12 +157,16 @@ class ScalingModel:
         fitted, priors = self.clusters[cluster], self.priors
         design, rows = make_design(queries, fitted.fit.frame, priors)
         step, slopes, _, share = design.forward(fitted.fit.coefficients, fitted.fit.level)
-        variance = priors.interval_equation * ((slopes @ fitted.fit.covariance) * slopes).sum(1)
+        used = slopes.any(0)  # the columns of other jobs are 0
+        slopes = slopes[:, used]
+        variance = priors.interval_equation * ((slopes @ fitted.fit.covariance[np.ix_(used, used)]) * slopes).sum(1)
         known = set(fitted.fit.frame.placements)
         is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
         variance += is_new * (share * priors.link_placement) ** 2
         for name in {query.model for query in queries}:
             mine = [i for i, query in enumerate(queries) if query.model == name]
+            if not fitted.residuals[name].keys:  # how far jobs differ has heavy tails, which the covariance does not
+                variance[mine] *= priors.interval_unlinked / priors.interval_equation
             correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
             step[mine] += correction
             variance[mine] += priors.interval_residual * extra
@@ -172,10 +178,9 @@ class ScalingModel:
         evidence, fitted = self.evidence(query.cluster, query.model), self.clusters[query.cluster]
         origin = fitted.origins.get(query.model)
         where = f" on {origin.cluster}, carried over" if origin else ""
-        rehearsed = sum(row.source == "rehearsed" for row in evidence.rows)
-        told = f", {rehearsed} of them rehearsed" if rehearsed else ""
-        others = sorted({row.model for row in evidence.cluster_rows if row.num_gpus > 1} - {query.model})
-        links = (f"links of {query.cluster} from {', '.join(others)}",) if query.num_gpus > 1 and others else ()
+        told = f", {evidence.num_rehearsed} of them rehearsed" if evidence.num_rehearsed else ""
+        others = ", ".join(evidence.other_jobs)
+        links = (f"links of {query.cluster} from {others}",) if query.num_gpus > 1 and others else ()
         return (f"{len(evidence.rows)} rows of {query.model}{where}{told}", *links)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpualloc.scaling.records import StepQuery
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

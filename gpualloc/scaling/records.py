@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+_MOST_PARSED = 4096  # placements kept: clusters have hundreds
 Kind = Literal["interpolates", "extrapolates", "refused"]
 Source = Literal["measured", "rehearsed"]
 
@@ -27,10 +29,7 @@ class StepQuery:
 
     def node_counts(self) -> tuple[int, ...] | None:
         """GPUs on each node; None where the placement is unknown or does not add up to num_gpus on num_nodes."""
-        words = re.split(r"[+,; ]+", self.placement.strip()) if self.placement else []
-        digits = words if len(words) > 1 or self.num_nodes == 1 else list(words[0]) if words else []
-        counts = tuple(int(word) for word in digits if word.isdigit())
-        return counts if len(counts) == self.num_nodes and sum(counts) == self.num_gpus and min(counts) > 0 else None
+        return _node_counts(self.placement, self.num_nodes, self.num_gpus) if self.placement else None
 
     def size(self) -> float:
         """Pixels of an image or tokens of a sequence; 1 where neither is given."""
@@ -42,7 +41,9 @@ class StepQuery:
         gpus = "1 GPU" if self.num_gpus == 1 else f"{self.num_gpus} GPUs of {nodes}"
         placed = f" ({self.placement})" if self.placement and self.num_nodes > 1 else ""
         size = f", {self.image_size_px} px" if self.image_size_px else f", {self.sequence_length} tokens" if self.sequence_length else ""
-        return f"{self.model} on {gpus}{placed} at batch {self.per_device_batch_size}{size}{f', {self.precision}' if self.precision else ''}"
+        return (
+            f"{self.model} on {gpus}{placed} at batch {self.per_device_batch_size}{size}{f', {self.precision}' if self.precision else ''}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +75,11 @@ class Suggestion:
     query: StepQuery
     why: str
     narrowing: float | None  # fraction by which the forecasts' mean log-interval would shrink; None where there is no forecast yet
+
+
+@functools.lru_cache(maxsize=_MOST_PARSED)
+def _node_counts(placement: str, num_nodes: int, num_gpus: int) -> tuple[int, ...] | None:
+    words = re.split(r"[+,; ]+", placement.strip())
+    digits = words if len(words) > 1 or num_nodes == 1 else list(words[0])
+    counts = tuple(int(word) for word in digits if word.isdigit())
+    return counts if len(counts) == num_nodes and sum(counts) == num_gpus and min(counts) > 0 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,26 +25,12 @@ def suggest(model: ScalingModel, queries: Sequence[StepQuery]) -> list[Suggestio
     for query in queries:
         kind, reason = model.evidence(query.cluster, query.model).judge(query)
         if kind == "refused":
-            missing = _missing(model, query)
+            missing = _plain(model.evidence(query.cluster, query.model).missing(query))
             found.setdefault(missing, Suggestion(query=missing, why=reason or "", narrowing=None))
         else:
             answered.setdefault(query.cluster, []).append(query)
     narrowing = [suggestion for cluster, asked in answered.items() for suggestion in _narrowing(model, cluster, asked)]
     return [*found.values(), *sorted(narrowing, key=lambda suggestion: -(suggestion.narrowing or 0))][: max(_MOST, len(found))]
-
-
-def _missing(model: ScalingModel, query: StepQuery) -> StepQuery:
-    evidence = model.evidence(query.cluster, query.model)
-    has_batch = any(row.num_gpus == 1 and row.per_device_batch_size == query.per_device_batch_size for row in evidence.rows)
-    if query.num_gpus == 1 or not has_batch:
-        return replace(query, num_nodes=1, num_gpus=1, placement="1")
-    measured = [row for row in evidence.cluster_rows if row.num_gpus > 1 and (row.num_nodes > 1) == (query.num_nodes > 1)]
-    if measured and query.num_nodes == 1:
-        num_gpus = min(query.num_gpus, 2 * max(row.num_gpus for row in measured))
-        return replace(query, num_gpus=num_gpus, placement=str(num_gpus))
-    if query.num_nodes == 1:
-        return replace(query, num_gpus=2, placement="2")
-    return replace(query, num_nodes=2, num_gpus=2, placement="11")
 
 
 def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) -> list[Suggestion]:
@@ -56,7 +42,8 @@ def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) 
     fitted, priors = model.clusters[cluster], model.priors
     now = model.log_steps(queries, cluster)[1]
     asked, tried = (
-        make_design(part, fitted.fit.frame, priors)[0].forward(fitted.fit.coefficients, fitted.fit.level)[1] for part in (queries, candidates)
+        make_design(part, fitted.fit.frame, priors)[0].forward(fitted.fit.coefficients, fitted.fit.level)[1]
+        for part in (queries, candidates)
     )
     shared = priors.interval_equation * asked @ fitted.fit.covariance @ tried.T  # [queries, candidates]
     own = priors.interval_equation * ((tried @ fitted.fit.covariance) * tried).sum(1) + priors.noise_step**2
@@ -88,7 +75,5 @@ def _candidates(queries: Sequence[StepQuery]) -> list[StepQuery]:
 
 def _plain(query: StepQuery) -> StepQuery:
     """The query of a row, the same for all placements that are one."""
-    from dataclasses import fields
-
     values = {field.name: getattr(query, field.name) for field in fields(StepQuery)}
     return StepQuery(**values)
