@@ -39,6 +39,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
         ),
+        "report": LazyCommand(
+            "gpualloc.cli.report:report",
+            "Report what was found: one HTML file with the answer on top and every figure below, in English or Japanese.",
+        ),
         "doctor": LazyCommand(
             "gpualloc.cli.doctor:doctor", "Check what gpualloc needs: torch, the compiled extension, GPUs and their driver, disk."
         ),
@@ -143,6 +147,7 @@ def _global_options(
       gpualloc profile          where a training step goes
       gpualloc rehearse ...     the same on GPUs that are not there
       gpualloc watch            what the GPUs do while jobs run
+      gpualloc report           all of it as one page to send
       gpualloc doctor           what works here and what does not
     """
 

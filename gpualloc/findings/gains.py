@@ -84,8 +84,13 @@ def _gain(question: str, changed: Measurement, base: Measurement) -> Gain:
         changed=_value(changed, question),
         base=_value(base, question),
         speedup=ratio,
-        verdict=_verdict(ratio, "faster", "slower"),
+        verdict=verdict_on_speed(ratio),
     )
+
+
+def verdict_on_speed(ratio: Interval) -> str:
+    """ "faster", "slower", "no difference seen", or "not certain" for a single repeat."""
+    return _verdict(ratio, "faster", "slower")
 
 
 def _value(row: Measurement, name: str) -> str:
