@@ -32,13 +32,17 @@ def report(
         list[str] | None,
         typer.Argument(metavar="[RUN]...", help="Run numbers, 'latest' (default), 'all', or .json files of 'gpualloc results export'."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write, or - for stdout.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write, or - for stdout.")] = Path(
+        "report.html"
+    ),
     lang: Annotated[Literal["en", "ja"], typer.Option(help="Language of the page: English or Japanese.")] = "en",
     price_per_hour: Annotated[str | None, typer.Option(metavar="PRICE", help="Of one GPU, with its currency: '2.50 EUR'.")] = None,
     min_efficiency: Annotated[
         float | None, typer.Option(metavar="FRACTION", help="Above this efficiency more ranks pay (default: 0.8).")
     ] = None,
-    profile: Annotated[Path | None, _also("What 'gpualloc profile --json' printed, or a folder with it and its traces.", "FILE|DIR")] = None,
+    profile: Annotated[
+        Path | None, _also("What 'gpualloc profile --json' printed, or a folder with it and its traces.", "FILE|DIR")
+    ] = None,
     rehearsal: Annotated[Path | None, _also("What 'gpualloc rehearse --json' printed.")] = None,
     quality: Annotated[list[Path] | None, _also("What 'gpualloc bench --quality' wrote. Repeatable.")] = None,
     watch: Annotated[Path | None, _also("A file of 'gpualloc watch'; its last day is shown.")] = None,

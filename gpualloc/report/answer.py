@@ -197,7 +197,9 @@ def _headline_workload(study: Study, scalings: Sequence[Scaling]) -> tuple[objec
     if not cases:
         return None
     first_model = cases[0].model
-    return workload_key(max((case for case in cases if case.model == first_model), key=lambda case: case.image_size_px or case.sequence_length or 0))
+    return workload_key(
+        max((case for case in cases if case.model == first_model), key=lambda case: case.image_size_px or case.sequence_length or 0)
+    )
 
 
 def settings_of(study: Study, workload: tuple[object, ...]) -> list[Setting]:

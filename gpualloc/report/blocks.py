@@ -99,7 +99,9 @@ class Tile:
     mood: Mood = ""
 
 
-def table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, numbers: str = "", is_folded: bool = False) -> Table:
+def table(
+    caption: str, headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, numbers: str = "", is_folded: bool = False
+) -> Table:
     """A table from plain texts.
 
     Args:

@@ -18,7 +18,7 @@ from gpualloc.report.naming import labels, localised_parts, noun, setting_text, 
 from gpualloc.report.numbers import ABSENT, digits, gain_interval, milliseconds, percent, ratio
 from gpualloc.report.words import Words
 
-_MAX_BARS = 16
+_MAX_BARS = 20
 _MAX_CURVES = 6
 _COLOUR_OF_MOOD: dict[Mood, int] = {"good": 2, "bad": 1, "unsure": 7}
 
@@ -59,10 +59,9 @@ def _gains_figure(kind: str, place: int, gains: Sequence[Gain], study: Study, sa
         ", ".join(filter(None, [change if several_changes else "", name if several_names else ""])) or change
         for change, name in zip(changes, names, strict=True)
     ]
-    # The chart takes as many of each change as fit, the first of them.
-    shown = list(range(len(gains)))
-    if len(shown) > _MAX_BARS:
-        shown = sorted(sorted(shown, key=lambda index: -abs(gains[index].speedup.value - 1))[:_MAX_BARS])
+    # Change by change; where there are too many, those that matter most.
+    shown = sorted(range(len(gains)), key=lambda index: -abs(gains[index].speedup.value - 1))[:_MAX_BARS]
+    shown.sort(key=lambda index: (changes.index(changes[index]), index))
     bars = tuple(
         Bar(
             label=full[index],
@@ -114,8 +113,8 @@ def _scaling_section(inputs: ReportInputs, words: Words) -> Section:
                 name,
                 words.devices(each.case.world_size, noun(each.case)),
                 ratio(each.efficiency.value * each.case.world_size),
-                percent(each.efficiency.value),
-                ABSENT if each.efficiency.low is None else f"{percent(each.efficiency.low)} – {percent(each.efficiency.high)}",
+                percent(each.efficiency.value, 1),
+                ABSENT if each.efficiency.low is None else f"{percent(each.efficiency.low, 1)} – {percent(each.efficiency.high, 1)}",
                 verdict_cell(each.verdict, words),
             )
             for name, each in zip(names, study.efficiencies, strict=True)
@@ -171,7 +170,9 @@ def _quality_table(experiment: Experiment, verdicts: Sequence[GroupVerdict], wor
         gain = ABSENT
         if each.gain is not None:
             scale, unit = (100.0, " pt") if is_accuracy else (1.0, "")
-            bounds = "" if each.gain.low is None or each.gain.high is None else f" [{each.gain.low * scale:+.2f}, {each.gain.high * scale:+.2f}]"
+            bounds = (
+                "" if each.gain.low is None or each.gain.high is None else f" [{each.gain.low * scale:+.2f}, {each.gain.high * scale:+.2f}]"
+            )
             gain = f"{each.gain.value * scale:+.2f}{unit}{bounds}"
         mood: Mood = "good" if each.verdict.startswith(("unchanged", "better")) else "bad" if each.verdict == "worse" else ""
         rows.append(
@@ -192,7 +193,8 @@ def _quality_table(experiment: Experiment, verdicts: Sequence[GroupVerdict], wor
 def _curves(place: int, experiment: Experiment, words: Words) -> list[Block]:
     found: list[Block] = []
     for model in dict.fromkeys(run.case.model for run in experiment.runs if run.curve):
-        series, rows = [], []
+        series: list[Series] = []
+        rows: list[tuple[str, ...]] = []
         for run in experiment.runs:
             name = f"{run.case.precision}, {run.case.hook}"
             if run.case.model != model or not run.curve or any(each.label == name for each in series) or len(series) == _MAX_CURVES:

@@ -84,13 +84,99 @@ class PlanFile(_Open):
     measuring: tuple[MeasuringSlot, ...] = ()
 
 
+class Bounds(_Open):
+    value: _NotNegative
+    low: _NotNegative | None = None
+    high: _NotNegative | None = None
+
+
+class AdvisedCase(_Open):
+    model: str
+    precision: str
+    strategy: str
+    hook: str
+    per_device_batch_size: _Count
+
+
+class AdvisedOption(_Open):
+    case: AdvisedCase
+    source: str  # "measured", "rehearsed" or "forecast"
+    num_gpus: Annotated[int, Field(ge=1)]
+    speedup: Bounds | None = None
+    efficiency: Bounds | None = None
+    time_s: Bounds | None = None
+    cost: Bounds | None = None
+    note: str | None = None
+    is_chosen: bool = False
+    why: str = ""
+
+
+class AdvisedStep(_Open):
+    name: str
+    decision: str  # "do", "leave" or "measure"
+    change: str
+    gain: Bounds | None = None
+    reason: str = ""
+
+
+class AdvisedRent(_Open):
+    currency: str
+    described: str = ""
+
+
 class AdviceFile(_Open):
     """What `gpualloc advise --json` prints."""
 
+    answer: tuple[str, ...]
+    device_name: str
+    rent: AdvisedRent | None = None
+    options: tuple[AdvisedOption, ...] = ()
+    steps: tuple[AdvisedStep, ...] = ()
+    measure_next: tuple[str, ...] = ()
+
+
+class ForecastQuery(_Open):
+    model: str
+    num_gpus: Annotated[int, Field(ge=1)]
+    per_device_batch_size: _Count | None = None
+
+
+class StepForecast(_Open):
+    query: ForecastQuery
+    step_time_s: _NotNegative | None
+    low_s: _NotNegative | None = None
+    high_s: _NotNegative | None = None
+    kind: str
+    reason: str | None = None
+
 
 class ForecastFile(_Open):
-    """What `gpualloc forecast --json` prints."""
+    """What `gpualloc forecast --json` prints: step times with 90 % intervals, or why there is none."""
+
+    forecasts: tuple[StepForecast, ...]
+
+
+class SimulatedPolicy(_Open):
+    """Means over the seeds."""
+
+    policy: str
+    mean_jct_s: _NotNegative
+    p99_jct_s: _NotNegative | None = None
+    makespan_s: _NotNegative | None = None
+    gpu_hours: _NotNegative | None = None
+    utilisation: _NotNegative | None = None  # fraction
+
+
+class SimulatedSpan(_Open):
+    job: str
+    node: str
+    num_gpus: _Count
+    start_s: _NotNegative
+    finish_s: _NotNegative
 
 
 class SimulationFile(_Open):
     """What `gpualloc simulate --json` prints."""
+
+    policies: tuple[SimulatedPolicy, ...]
+    timeline: tuple[SimulatedSpan, ...] = ()  # of the first policy

@@ -68,7 +68,9 @@ def _read_store(names: Sequence[str], path: Path) -> list[tuple[Run, list[Measur
 
     for name in names:
         if name not in ("latest", "all") and not (name.isascii() and name.isdecimal() and len(name) < 19):
-            raise UsageError(f"RUN is {name!r}; give a number of 'gpualloc results list', 'latest', 'all' or a file of 'gpualloc results export'")
+            raise UsageError(
+                f"RUN is {name!r}; give a number of 'gpualloc results list', 'latest', 'all' or a file of 'gpualloc results export'"
+            )
     with ResultsStore(path, create=False) as store:
         runs = []
         for name in names:
@@ -87,7 +89,9 @@ def _read_exported(path: Path) -> tuple[Environment | None, MeasuredRun]:
     except StoreError as error:
         raise UsageError(f"{path}: {error}; write it again with: gpualloc results export --format json -o {path}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is no exported run: {error!r}; write one with: gpualloc results export --format json -o {path}") from error
+        raise UsageError(
+            f"{path} is no exported run: {error!r}; write one with: gpualloc results export --format json -o {path}"
+        ) from error
 
 
 def read_json(path: Path, option: str) -> Any:

@@ -27,18 +27,32 @@ def _environment(inputs: ReportInputs, words: Words) -> Section:
         values = [getattr(environment, field.name) for environment in known]
         if any(value is not None for value in values):
             rows.append((words.name("env", field.name), *(ABSENT if value is None else str(value) for value in values)))
-    headers = [words("col.property"), *(words("machine", n=place + 1) if len(known) > 1 else words("col.value") for place in range(len(known)))]
+    headers = [
+        words("col.property"),
+        *(words("machine", n=place + 1) if len(known) > 1 else words("col.value") for place in range(len(known))),
+    ]
     return Section(key="environment", title=words("sec.environment"), blocks=(table(words("tab.environment"), headers, rows),))
 
 
 def _commands(inputs: ReportInputs, words: Words) -> Section:
     lines = [
-        (words("command.run", run=run.name, machine=study.machine, when=_minute(run.started_at_utc), status=words.name("status", run.status)), run.command)
+        (
+            words(
+                "command.run",
+                run=run.name,
+                machine=study.machine,
+                when=_minute(run.started_at_utc),
+                status=words.name("status", run.status),
+            ),
+            run.command,
+        )
         for study in inputs.studies
         for run in study.runs
     ]
     for study in inputs.studies:
-        lines += [(words("command.read", run=run.name), f"gpualloc results compare {run.name}") for run in study.runs if run.name.isdecimal()]
+        lines += [
+            (words("command.read", run=run.name), f"gpualloc results compare {run.name}") for run in study.runs if run.name.isdecimal()
+        ]
     if inputs.profile is not None:
         lines.append((words("command.profile"), f"gpualloc profile ... ({inputs.profile.subject})"))
     if inputs.rehearsal is not None:
@@ -66,11 +80,15 @@ def raw_rows_section(inputs: ReportInputs, words: Words) -> Section:
     rows = tuple(tuple(row[place] for place in filled) for row in rows)
     if len(rows) > ROWS_WITHOUT_SCRIPT:
         note = words("raw.note", shown=ROWS_WITHOUT_SCRIPT, n=f"{len(rows):,}")
-        blocks.append(RawRows(caption=words("tab.raw", n=f"{len(rows):,}"), columns=columns, rows=rows, num_shown=ROWS_WITHOUT_SCRIPT, note=note))
+        blocks.append(
+            RawRows(caption=words("tab.raw", n=f"{len(rows):,}"), columns=columns, rows=rows, num_shown=ROWS_WITHOUT_SCRIPT, note=note)
+        )
     elif rows:
         numbers = "".join("n" if column.is_number else "." for column in columns)
         cells = [[Cell(text) for text in row] for row in rows]
-        blocks.append(table(words("tab.raw", n=len(rows)), [column.label for column in columns], cells, numbers=numbers, is_folded=len(rows) > 40))
+        blocks.append(
+            table(words("tab.raw", n=len(rows)), [column.label for column in columns], cells, numbers=numbers, is_folded=len(rows) > 40)
+        )
     else:
         blocks.append(Note(text=words("raw.none"), mood="muted"))
     return Section(key="rows", title=words("sec.rows"), blocks=tuple(blocks))

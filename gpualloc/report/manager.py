@@ -8,7 +8,7 @@ from gpualloc.findings import Efficiency, Threshold
 from gpualloc.report.answer import RESULT_SAMPLES, Answer, FirstStep, Scaling, Setting, find_answer, gpus_used, settings_of, workload_key
 from gpualloc.report.blocks import Cell, Figure, Mood, Tile, table
 from gpualloc.report.charts import Bar, BarChart, LineChart, Point, Reference, Series
-from gpualloc.report.figures import figure
+from gpualloc.report.figures import FULL_PX, HALF_PX, figure
 from gpualloc.report.inputs import ReportInputs, Study
 from gpualloc.report.naming import labels, noun, setting_text, workload_text
 from gpualloc.report.numbers import digits, duration, money, percent, ratio
@@ -43,14 +43,16 @@ def manager_part(inputs: ReportInputs, words: Words) -> ManagerPart:
     return ManagerPart(
         headline=words(f"answer.{answer.verdict}"),
         mood=_VERDICT_MOOD.get(answer.verdict, "unsure"),
-        sentences=tuple(filter(None, (_add_gpus(answer, study, words), _first_step(answer, inputs, words), _costs(answer, inputs.price, words)))),
+        sentences=tuple(
+            filter(None, (_add_gpus(answer, study, words), _first_step(answer, inputs, words), _costs(answer, inputs.price, words)))
+        ),
         tiles=_tiles(answer, inputs.price, words),
         figures=tuple(
             each
             for each in (
                 _speedup_figure(answer, study, words),
                 _threshold_figure(answer, study, words),
-                _cost_figure(answer, study, inputs.price, words),
+                _cost_figure(answer, study, inputs.price, words, is_alone=bool(answer.thresholds) or not answer.scalings),
             )
             if each is not None
         ),
@@ -131,7 +133,7 @@ def _first_step(answer: Answer, inputs: ReportInputs, words: Words) -> str:
     sentence = words(
         "step.sentence",
         change=change_text(step.question, step.base, step.changed, words),
-        gain=_gain_range(step),
+        gain=_gain_range(step, words),
         count=words("step.all" if step.num_faster == step.num_comparisons else "step.some", faster=step.num_faster, n=step.num_comparisons),
         where=words("step.on_several") if step.question == "hook" else words("step.same_hardware"),
     )
@@ -149,8 +151,10 @@ def _value(value: str, words: Words) -> str:
     return words.name("value", value)
 
 
-def _gain_range(step: FirstStep) -> str:
+def _gain_range(step: FirstStep, words: Words) -> str:
     low, high = round((step.low - 1) * 100), round((step.high - 1) * 100)
+    if low < 0:
+        return words("step.up_to", high=f"{high}%")
     return f"{low}%" if low == high else f"{low}–{high}%"
 
 
@@ -161,7 +165,7 @@ def _costs(answer: Answer, price: Price | None, words: Words) -> str:
     values = {
         "workload": workload_text(goal.case, words),
         "unit": words("unit.tokens" if goal.is_tokens else "unit.images"),
-        "time": duration(goal.result_time_s),
+        "time": duration(goal.result_time_s, words),
         "cost": cost_text(goal, price),
         "goal": f"{words.devices(goal.case.world_size, noun(goal.case))}, {setting_text(goal.case, words)}",
     }
@@ -169,11 +173,19 @@ def _costs(answer: Answer, price: Price | None, words: Words) -> str:
     if start.case == goal.case:
         return words("cost.same", **values) + sure
     before = {
-        "time_before": duration(start.result_time_s),
+        "time_before": duration(start.result_time_s, words),
         "cost_before": cost_text(start, price),
         "start": f"{words.devices(start.case.world_size, noun(start.case))}, {setting_text(start.case, words)}",
+        "time_change": _change(goal.result_time_s / start.result_time_s, words, "time"),
+        "cost_change": _change(goal.result_gpu_hours / start.result_gpu_hours, words, "cost"),
     }
     return words("cost.change", **values, **before) + sure
+
+
+def _change(ratio_to_before: float, words: Words, what: str) -> str:
+    """ "45% less time"."""
+    change = round((ratio_to_before - 1) * 100)
+    return words(f"change.{what}.{'less' if change <= 0 else 'more'}", n=f"{abs(change)}%")
 
 
 def cost_text(setting: Setting, price: Price | None) -> str:
@@ -203,7 +215,7 @@ def _tiles(answer: Answer, price: Price | None, words: Words) -> tuple[Tile, ...
         tiles.append(
             Tile(
                 label=words("tile.step"),
-                value=f"+{_gain_range(step)}",
+                value=_gain_range(step, words),
                 detail=change_text(step.question, step.base, step.changed, words),
                 mood="good",
             )
@@ -250,7 +262,13 @@ def _speedup_figure(answer: Answer, study: Study, words: Words) -> Figure | None
         x_ticks=tuple(map(float, counts)),
     )
     rows = [
-        (name, Cell(str(point.case.world_size)), ratio_interval_of(point), percent(point.efficiency.value), verdict_cell(point.verdict, words))
+        (
+            name,
+            Cell(str(point.case.world_size)),
+            ratio_interval_of(point),
+            percent(point.efficiency.value),
+            verdict_cell(point.verdict, words),
+        )
         for name, scaling in zip(names, scalings, strict=True)
         for point in scaling.points
     ]
@@ -262,6 +280,7 @@ def _speedup_figure(answer: Answer, study: Study, words: Words) -> Figure | None
         caption=words("fig.speedup.caption", shared=shared or words("several"), bar=percent(bar)),
         table=table(words("fig.speedup"), headers, rows, numbers=".nnn."),
         command=reading_command(study),
+        wide_px=HALF_PX,
     )
 
 
@@ -305,9 +324,7 @@ def _threshold_figure(answer: Answer, study: Study, words: Words) -> Figure | No
                 ),
             )
         )
-        rows += [
-            (label, f"{getattr(each.case, axis):,}", _efficiency_text(each), verdict_cell(each.verdict, words)) for each in own
-        ]
+        rows += [(label, f"{getattr(each.case, axis):,}", _efficiency_text(each), verdict_cell(each.verdict, words)) for each in own]
     values = sorted({point.x for each in series for point in each.points})
     bar = study.min_efficiency
     mark = None
@@ -333,17 +350,22 @@ def _threshold_figure(answer: Answer, study: Study, words: Words) -> Figure | No
         caption=words("fig.threshold.caption", what=f"{top.model}, {setting_text(top, words)}", bar=percent(bar)),
         table=table(words("fig.threshold"), headers, rows, numbers=".nn."),
         command=reading_command(study),
+        wide_px=HALF_PX,
     )
 
 
 def _efficiency_text(each: Efficiency) -> str:
     interval = each.efficiency
-    bounds = "" if interval.low is None or interval.high is None else f" [{percent(interval.low)}, {percent(interval.high)}]"
-    return percent(interval.value) + bounds
+    bounds = "" if interval.low is None or interval.high is None else f" [{percent(interval.low, 1)}, {percent(interval.high, 1)}]"
+    return percent(interval.value, 1) + bounds
 
 
-def _cost_figure(answer: Answer, study: Study, price: Price | None, words: Words) -> Figure | None:
-    """What a million images or tokens cost, in the plain setting on one GPU and with the best settings."""
+def _cost_figure(answer: Answer, study: Study, price: Price | None, words: Words, *, is_alone: bool) -> Figure | None:
+    """What a million images or tokens cost, in the plain setting on one GPU and with the best settings.
+
+    Args:
+        is_alone: no other figure stands beside it.
+    """
     if answer.start is None or answer.goal is None:
         return None
     ways = settings_of(study, workload_key(answer.goal.case))
@@ -365,8 +387,19 @@ def _cost_figure(answer: Answer, study: Study, price: Price | None, words: Words
         per_rate = way.result_gpu_hours * way.per_s * factor
         low, high = per_rate / way.high_per_s, per_rate / way.low_per_s
         cost = way.result_gpu_hours * factor
-        bars.append(Bar(label=label, value=cost, text=digits(cost), low=low, high=high, colour=_GOAL_COLOUR if is_goal else _START_COLOUR if is_start else 0))
-        rows.append((label, digits(cost), f"{digits(low)} – {digits(high)}", duration(way.result_time_s), digits(gpus_used(way.case))))
+        bars.append(
+            Bar(
+                label=label,
+                value=cost,
+                text=digits(cost),
+                low=low,
+                high=high,
+                colour=_GOAL_COLOUR if is_goal else _START_COLOUR if is_start else 0,
+            )
+        )
+        rows.append(
+            (label, digits(cost), f"{digits(low)} – {digits(high)}", duration(way.result_time_s, words), digits(gpus_used(way.case)))
+        )
     chart = BarChart(
         x_label=words("axis.cost", currency=currency, unit=unit),
         bars=tuple(bars),
@@ -381,4 +414,5 @@ def _cost_figure(answer: Answer, study: Study, price: Price | None, words: Words
         caption=words("fig.cost.caption", workload=workload_text(answer.goal.case, words), n=f"{RESULT_SAMPLES:,}", unit=unit) + priced,
         table=table(words("fig.cost"), headers, rows, numbers=".nnnn"),
         command=reading_command(study),
+        wide_px=FULL_PX if is_alone else HALF_PX,
     )

@@ -6,6 +6,7 @@ import math
 
 from gpualloc.findings import Interval
 from gpualloc.findings.labels import gain_text
+from gpualloc.report.words import Words
 
 ABSENT = "–"
 
@@ -57,9 +58,9 @@ def money(amount: float, currency: str) -> str:
     return f"{amount:,.2f} {currency}" if amount >= 1 else f"{digits(amount)} {currency}"
 
 
-def duration(seconds: float) -> str:
-    """ "3.2 h", "14 min", "52 s": one unit, two or three digits."""
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size * (1.5 if unit != "min" else 2):
-            return f"{digits(seconds / size, 2 if seconds / size >= 10 else 2)} {unit}"
-    return f"{digits(seconds, 2)} s" if seconds >= 0.1 else f"{digits(seconds * 1e3, 2)} ms"
+def duration(seconds: float, words: Words) -> str:
+    """ "3.2 h", "14 min", "52 s": one unit, two digits."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s")):
+        if seconds >= size * 1.5:
+            return words(f"time.{unit}", n=digits(seconds / size, 2))
+    return words("time.ms", n=digits(seconds * 1e3, 2))

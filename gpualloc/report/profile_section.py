@@ -14,6 +14,16 @@ from gpualloc.report.words import Words
 
 _MAX_RANKS = 16  # bars
 _MAKE_PROFILE = "gpualloc profile --json -- train.py > profile.json && gpualloc report --profile profile.json"
+# The same colour for the same thing in both figures.
+_PART_COLOURS = {
+    "input_wait_s": 4,
+    "host_to_device_s": 3,
+    "kernels_s": 0,
+    "optimizer_s": 2,
+    "exposed_comm_s": 1,
+    "other_memory_s": 6,
+    "launch_gap_s": 7,
+}
 _LANE_COLOURS = {"input": 4, "forward": 0, "backward": 5, "collectives": 1, "optimizer": 2, "copies": 3}
 
 
@@ -33,15 +43,25 @@ def _profile_blocks(profile: Profile, words: Words) -> tuple[Block, ...]:
     chart = BarChart(
         x_label=words("axis.ms_per_step"),
         bars=tuple(
-            Bar(label=words("rank.name", n=rank.rank), value=rank.times.step_time_s * 1e3, text=f"{milliseconds(rank.times.step_time_s)} ms")
+            Bar(
+                label=words("rank.name", n=rank.rank), value=rank.times.step_time_s * 1e3, text=f"{milliseconds(rank.times.step_time_s)} ms"
+            )
             for rank in ranks
         ),
         parts=tuple(
-            Part(label=_part_name(name, device, words), values=tuple(getattr(rank.times, name) * 1e3 for rank in ranks)) for name in parts
+            Part(
+                label=_part_name(name, device, words),
+                values=tuple(getattr(rank.times, name) * 1e3 for rank in ranks),
+                colour=_PART_COLOURS[name],
+            )
+            for name in parts
         ),
     )
     rows = [
-        (_part_name(name, device, words), *(cell for rank in ranks for cell in _part_cells(getattr(rank.times, name), rank.times.step_time_s)))
+        (
+            _part_name(name, device, words),
+            *(cell for rank in ranks for cell in _part_cells(getattr(rank.times, name), rank.times.step_time_s)),
+        )
         for name in parts
     ]
     headers = [words("col.part"), *(text for rank in ranks for text in (f"{words('rank.name', n=rank.rank)}, ms", "%"))]
@@ -74,9 +94,9 @@ def _part_cells(seconds: float, step_s: float) -> tuple[str, str]:
 
 
 def _part_name(name: str, device: str, words: Words) -> str:
-    on_cpu = f"part.{name}.cpu"
-    found = words.name("part", name)
-    return words.name("part", f"{name}.cpu") if device == "cpu" and words.name("part", f"{name}.cpu") != on_cpu[5:] else found
+    on_cpu = f"{name}.cpu"
+    special = words.name("part", on_cpu)
+    return special if device == "cpu" and special != on_cpu else words.name("part", name)
 
 
 def _timeline_blocks(inputs: ReportInputs, words: Words) -> tuple[Block, ...]:
@@ -94,12 +114,12 @@ def _timeline_blocks(inputs: ReportInputs, words: Words) -> tuple[Block, ...]:
                     start=span.start_ms,
                     end=span.end_ms,
                     label=str(span.number) if span.number is not None else f"{digits(span.end_ms - span.start_ms)} ms",
-                    colour=place,
+                    colour=_LANE_COLOURS[name],
                 )
                 for span in found.lanes[name]
             ),
         )
-        for place, name in enumerate(used)
+        for name in used
     )
     rows = [
         (
@@ -114,10 +134,12 @@ def _timeline_blocks(inputs: ReportInputs, words: Words) -> tuple[Block, ...]:
     title = words("fig.timeline")
     communicates = "collectives" in found.lanes
     key = "fig.timeline.caption" if communicates else "fig.timeline.alone"
-    caption = words(key, step=f"{found.step_ms:,.2f}", hidden=f"{found.hidden_ms:,.2f}", exposed=f"{found.exposed_ms:,.2f}", n=found.step_number)
+    caption = words(
+        key, step=f"{found.step_ms:,.2f}", hidden=f"{found.hidden_ms:,.2f}", exposed=f"{found.exposed_ms:,.2f}", n=found.step_number
+    )
     return (
         figure(
-            LaneChart(x_label=words("axis.ms"), lanes=lanes, colours=tuple(words(f"lane.{name}") for name in used)),
+            LaneChart(x_label=words("axis.ms"), lanes=lanes, colours=()),
             name="timeline",
             title=title,
             caption=caption,

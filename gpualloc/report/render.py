@@ -44,20 +44,24 @@ def render(inputs: ReportInputs, *, language: str = "en", is_live: bool = False)
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    html: str = _environment().get_template("page.html.j2").render(
-        w=words,
-        inputs=inputs,
-        manager=manager_part(inputs, words),
-        sections=sections,
-        machines=" · ".join(dict.fromkeys(study.machine for study in inputs.studies)),
-        is_cpu=all(row.case.device == "cpu" for study in inputs.studies for row in study.measurements),
-        is_running=any(run.status == "running" for study in inputs.studies for run in study.runs),
-        is_live=is_live,
-        policy="; ".join(policy),
-        style=Markup(style),
-        script=Markup(script),
-        script_words=_data({key: words(f"script.{key}", page="{page}", pages="{pages}", n="{n}") for key in _SCRIPT_WORDS}),
-        raw=_data(_raw(sections)),
+    html: str = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            w=words,
+            inputs=inputs,
+            manager=manager_part(inputs, words),
+            sections=sections,
+            machines=" · ".join(dict.fromkeys(study.machine for study in inputs.studies)),
+            is_cpu=all(row.case.device == "cpu" for study in inputs.studies for row in study.measurements),
+            is_running=any(run.status == "running" for study in inputs.studies for run in study.runs),
+            is_live=is_live,
+            policy="; ".join(policy),
+            style=Markup(style),
+            script=Markup(script),
+            script_words=_data({key: words(f"script.{key}", page="{page}", pages="{pages}", n="{n}") for key in _SCRIPT_WORDS}),
+            raw=_data(_raw(sections)),
+        )
     )
     return html
 
@@ -88,7 +92,13 @@ def _raw(sections: list[Section]) -> dict[str, Any] | None:
 def _data(value: object) -> Markup:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    return Markup(
+        text.replace("&", "\\u0026")
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
 
 
 def _digest(text: str) -> str:
@@ -103,6 +113,8 @@ def _asset(name: str) -> str:
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.tests["block"] = lambda block, name: type(block).__name__ == name
     return environment

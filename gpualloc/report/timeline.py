@@ -6,6 +6,7 @@ On a GPU the lanes are kinds of kernels, told apart by where the host launched t
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class StepSpan:
 
     start_ms: float
     end_ms: float
-    number: int | None = None  # of a collective: DDP sends its buckets in this order
+    number: int | None = None  # of an all-reduce: DDP sends its buckets in this order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def step_timeline(trace: Trace) -> StepTimeline | None:
     marks = trace.step_marks()
     if len(marks) < 2:
         return None
-    windows = sorted(zip(marks, marks[1:], strict=False), key=lambda pair: pair[1].start_us - pair[0].end_us)
+    windows = sorted(itertools.pairwise(marks), key=lambda pair: pair[1].start_us - pair[0].end_us)
     before, after = windows[len(windows) // 2]
     start_us, end_us = before.end_us, after.start_us
     if end_us <= start_us:
@@ -49,15 +50,25 @@ def step_timeline(trace: Trace) -> StepTimeline | None:
     kinds = _on_device(trace) if trace.kernels else _on_host(trace, before.thread)
     gap_us = (end_us - start_us) * _MERGE_SHARE
     lanes: dict[str, tuple[StepSpan, ...]] = {}
-    for name in LANES:
+    for name in LANES:  # collectives are told apart below
         inside = [(max(a, start_us), min(b, end_us)) for a, b in kinds.get(name, ()) if b > start_us and a < end_us]
         if inside:
-            lanes[name] = _spans(inside, start_us, 0.0 if name == "collectives" else gap_us, is_numbered=name == "collectives")
+            lanes[name] = _spans(inside, start_us, gap_us)
+    sums = sorted(pair for pair in kinds.get("sums", ()) if pair[1] > start_us and pair[0] < end_us)
+    if "collectives" in lanes:
+        number_of = {round((max(a, start_us) - start_us) / 1e3, 6): place + 1 for place, (a, _) in enumerate(sums)}
+        unmerged = [(max(a, start_us), min(b, end_us)) for a, b in kinds["collectives"] if b > start_us and a < end_us]
+        lanes["collectives"] = tuple(
+            StepSpan(start_ms=span.start_ms, end_ms=span.end_ms, number=number_of.get(round(span.start_ms, 6)))
+            for span in _spans(unmerged, start_us, None)
+        )
     collectives = union([(span.start_ms, span.end_ms) for span in lanes.get("collectives", ())])
     computing = [(span.start_ms, span.end_ms) for name in ("forward", "backward", "optimizer") for span in lanes.get(name, ())]
     total_ms = float(sum(b - a for a, b in collectives))
-    hidden_ms = total_ms + float(sum(b - a for a, b in union(computing))) - float(
-        sum(b - a for a, b in union([*computing, *map(tuple, collectives)]))
+    hidden_ms = (
+        total_ms
+        + float(sum(b - a for a, b in union(computing)))
+        - float(sum(b - a for a, b in union([*computing, *map(tuple, collectives)])))
     )
     return StepTimeline(
         step_ms=(end_us - start_us) / 1e3,
@@ -71,18 +82,15 @@ def step_timeline(trace: Trace) -> StepTimeline | None:
 Pairs = list[tuple[float, float]]
 
 
-def _spans(pairs: Sequence[tuple[float, float]], start_us: float, gap_us: float, *, is_numbered: bool) -> tuple[StepSpan, ...]:
-    ordered = sorted(pairs)
+def _spans(pairs: Sequence[tuple[float, float]], start_us: float, gap_us: float | None) -> tuple[StepSpan, ...]:
+    """Args: gap_us: spans that are no further apart become one; None: all stay as they are."""
     merged: Pairs = []
-    for a, b in ordered:
-        if not is_numbered and merged and a - merged[-1][1] <= gap_us:
+    for a, b in sorted(pairs):
+        if gap_us is not None and merged and a - merged[-1][1] <= gap_us:
             merged[-1] = merged[-1][0], max(b, merged[-1][1])
         else:
             merged.append((a, b))
-    return tuple(
-        StepSpan(start_ms=(a - start_us) / 1e3, end_ms=(b - start_us) / 1e3, number=place + 1 if is_numbered else None)
-        for place, (a, b) in enumerate(merged)
-    )
+    return tuple(StepSpan(start_ms=(a - start_us) / 1e3, end_ms=(b - start_us) / 1e3) for a, b in merged)
 
 
 def _on_host(trace: Trace, thread: str) -> dict[str, Pairs]:
@@ -100,6 +108,7 @@ def _on_host(trace: Trace, thread: str) -> dict[str, Pairs]:
         "forward": forward,
         "backward": backward,
         "collectives": _pairs(trace.host_collectives()),
+        "sums": _pairs(event for event in trace.host_collectives() if _is_sum(event)),
         "optimizer": optimizer,
     }
 
@@ -108,9 +117,12 @@ def _on_device(trace: Trace) -> dict[str, Pairs]:
     launched_us = {event.correlation: event.start_us for event in trace.launches if event.correlation is not None}
     backward = _Covered([event.pair for event in trace.ops if event.name.startswith(_BACKWARD)])
     optimizer = _Covered(_pairs(trace.optimizer_ranges()))
-    found: dict[str, Pairs] = {"input": _pairs(trace.input_ranges()), "copies": _pairs(event for event in trace.copies if is_host_to_device(event))}
+    found: dict[str, Pairs] = {
+        "input": _pairs(trace.input_ranges()),
+        "copies": _pairs(event for event in trace.copies if is_host_to_device(event)),
+    }
     for kernel in trace.kernels:
-        at_us = launched_us.get(kernel.correlation, kernel.start_us)
+        at_us = kernel.start_us if kernel.correlation is None else launched_us.get(kernel.correlation, kernel.start_us)
         kind = (
             "collectives"
             if is_communication(kernel)
@@ -121,7 +133,14 @@ def _on_device(trace: Trace) -> dict[str, Pairs]:
             else "forward"
         )
         found.setdefault(kind, []).append(kernel.pair)
+        if kind == "collectives" and _is_sum(kernel):
+            found.setdefault("sums", []).append(kernel.pair)
     return found
+
+
+def _is_sum(event: Event) -> bool:
+    """ "gloo:all_reduce", "ncclDevKernel_AllReduce_Sum_f32_RING_LL(...)"."""
+    return "allreduce" in event.name.lower().replace("_", "")
 
 
 def _pairs(events: Iterable[Event]) -> Pairs:

@@ -56,7 +56,7 @@ def _blocks(watched: Watched, words: Words) -> tuple[Block, ...]:
                 chart,
                 name="utilisation",
                 title=title,
-                caption=words("fig.utilisation.caption", n=len(by_device), span=duration(last_s - first_s)),
+                caption=words("fig.utilisation.caption", n=len(by_device), span=duration(last_s - first_s, words)),
                 table=table(title, headers, rows, numbers=".nn"),
                 command="gpualloc watch report",
             )
@@ -78,8 +78,8 @@ def _use_table(watched: Watched, words: Words) -> Block:
             ABSENT if device.mean_utilisation_percent is None else f"{device.mean_utilisation_percent:.0f}%",
             gib(device.peak_memory_used_bytes),
             ABSENT if device.mean_power_w is None else f"{device.mean_power_w:,.0f}",
-            duration(device.observed_s) if device.observed_s else ABSENT,
-            duration(device.idle_s) if device.idle_s else ABSENT,
+            duration(device.observed_s, words) if device.observed_s else ABSENT,
+            duration(device.idle_s, words) if device.idle_s else ABSENT,
             digits(device.wasted_device_hours) if device.is_judged else ABSENT,
         )
         for device in watched.waste.devices

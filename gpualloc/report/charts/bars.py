@@ -42,6 +42,7 @@ class Part:
 
     label: str
     values: tuple[float, ...]
+    colour: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class BarChart:
         return svg_frame(content, width_px=width_px, height_px=height_px, title=title, description=description, name=name)
 
     def legend(self) -> tuple[LegendEntry, ...]:
-        labels = self.colours or tuple(enumerate(part.label for part in self.parts))
+        labels = self.colours or tuple((part.colour, part.label) for part in self.parts)
         return tuple(LegendEntry(label=label, swatch=swatch(place, "fill")) for place, label in labels)
 
     def _stacks_labels(self, width_px: float) -> bool:
@@ -115,9 +116,9 @@ class BarChart:
     def _parts(self, place: int, y: float, x_px: object) -> Iterator[Markup]:
         assert callable(x_px)
         start = 0.0
-        for index, part in enumerate(self.parts):
+        for part in self.parts:
             value = part.values[place]
             tooltip = f"{self.bars[place].label}, {part.label}: {tick_text(value, [0, 0.01], self.unit)}"
-            style = f"b c{index % NUM_COLOURS} p{index // NUM_COLOURS % 2}"
+            style = f"b c{part.colour}"
             yield rectangle(x_px(start), y, x_px(start + value) - x_px(start), _BAR_PX, style, tooltip)
             start += value

@@ -45,7 +45,7 @@ class Lane:
 class LaneChart:
     x_label: str
     lanes: tuple[Lane, ...]
-    colours: tuple[str, ...]  # what each colour stands for
+    colours: tuple[str, ...]  # what each colour stands for; () where the lanes say it
     lane_px: float = _LANE_PX
 
     def svg(self, *, width_px: float, title: str, description: str, name: str) -> Markup:
@@ -76,7 +76,9 @@ class LaneChart:
         for tick in (tick for tick in ticks if tick <= end):
             yield line(x_px(tick), top, x_px(tick), bottom, "grid")
             label = tick_text(tick, ticks)
-            yield text(min(max(x_px(tick), text_px(label) / 2), width_px - text_px(label) / 2), bottom + 17, label, anchor="middle", style="tick")
+            yield text(
+                min(max(x_px(tick), text_px(label) / 2), width_px - text_px(label) / 2), bottom + 17, label, anchor="middle", style="tick"
+            )
         for place, lane in enumerate(self.lanes):
             y = top + place * self._row_px(width_px) + _GAP_PX / 2
             if above:

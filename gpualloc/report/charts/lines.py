@@ -136,7 +136,8 @@ def _series(place: int, series: Series, x_px: object, y_px: object, y_unit: str)
     style = f"c{place % NUM_COLOURS} d{place // NUM_COLOURS % 2}"
     is_dense = len(series.points) > _MAX_MARKED_POINTS
     # Series that share an x would hide each other's interval: each is a little to the side.
-    aside = 0.0 if is_dense else ((place + 1) // 2) * (3.0 if place % 2 else -3.0)
+    has_intervals = any(point.low is not None for point in series.points)
+    aside = 0.0 if is_dense or not has_intervals else ((place + 1) // 2) * (3.0 if place % 2 else -3.0)
     coordinates = [(x_px(point.x) + aside, y_px(point.y)) for point in series.points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in coordinates)
     yield Markup('<path d="{}" class="l {}"/>').format(path, style)

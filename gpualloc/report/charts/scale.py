@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -42,9 +43,9 @@ def round_ticks(low: float, high: float, at_most: int) -> list[float]:
 def tick_text(value: float, ticks: Sequence[float], unit: str = "") -> str:
     """A tick's text, with as many decimals as tell the ticks apart; "%" and "x" are units that are written beside it."""
     scale = 100.0 if unit == "%" else 1.0
-    step = min((abs(b - a) for a, b in zip(ticks, ticks[1:], strict=False) if b != a), default=abs(value) or 1.0) * scale
+    step = min((abs(b - a) for a, b in itertools.pairwise(ticks) if b != a), default=abs(value) or 1.0) * scale
     decimals = max(0, min(6, -math.floor(math.log10(step) + 1e-9))) if step < 1 else 0
-    if decimals == 0 and step != round(step):
+    if decimals == 0 and not math.isclose(step, round(step), abs_tol=1e-6):
         decimals = 1
     suffix = {"%": "%", "x": "×"}.get(unit, "")
     return f"{value * scale:,.{decimals}f}{suffix}"
@@ -63,7 +64,8 @@ def svg_frame(content: Iterable[Markup], *, width_px: float, height_px: float, t
         name: unique in the page.
     """
     return Markup(
-        '<svg role="img" aria-labelledby="{name}-t {name}-d" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}">'
+        '<svg role="img" aria-labelledby="{name}-t {name}-d" viewBox="0 0 {width:.0f} {height:.0f}" '
+        'width="{width:.0f}" height="{height:.0f}">'
         '<title id="{name}-t">{title}</title><desc id="{name}-d">{description}</desc>{content}</svg>'
     ).format(name=name, width=width_px, height=height_px, title=title, description=description, content=Markup("").join(content))
 
