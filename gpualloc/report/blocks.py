@@ -77,7 +77,15 @@ class RawRows:
     note: str  # how to get all of them without one
 
 
-Block = Figure | Table | Note | Commands | RawRows
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """What a section would need: stands for the whole section and is told in one list with the others."""
+
+    text: str
+    command: str
+
+
+Block = Figure | Table | Note | Commands | RawRows | Missing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ from gpualloc.findings.labels import gain_text
 from gpualloc.quality.records import Experiment
 from gpualloc.quality.verdict import GroupVerdict, judge
 from gpualloc.report.answer import count_unusable
-from gpualloc.report.blocks import Block, Cell, Commands, Mood, Note, Section, Table, table
+from gpualloc.report.blocks import Block, Cell, Missing, Mood, Note, Section, Table, table
 from gpualloc.report.charts import Bar, BarChart, LineChart, Point, Series
 from gpualloc.report.figures import figure
 from gpualloc.report.inputs import ReportInputs, Study
 from gpualloc.report.manager import VERDICT_MOOD, reading_command, verdict_cell
-from gpualloc.report.naming import labels, localised_parts, noun, setting_text, workload_text
+from gpualloc.report.naming import labels, noun, setting_text, workload_text
 from gpualloc.report.numbers import ABSENT, digits, gain_interval, milliseconds, percent, ratio
 from gpualloc.report.words import Words
 
@@ -231,12 +231,4 @@ _MAKERS = {
 
 
 def _missing(kind: str, words: Words) -> tuple[Block, ...]:
-    return missing(words(f"missing.{kind}"), _MAKERS[kind], words)
-
-
-def missing(text: str, command: str, words: Words) -> tuple[Block, ...]:
-    """What a section without data says: what is lacking and the command that makes it."""
-    return (Note(text=text, mood="muted"), Commands(lines=((words("missing.make"), command),)))
-
-
-__all__ = ["comparison_sections", "localised_parts", "missing"]
+    return (Missing(text=words(f"missing.{kind}"), command=_MAKERS[kind]),)

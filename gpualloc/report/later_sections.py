@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpualloc.report.blocks import Block, Cell, Commands, Mood, Note, Section, table
+from gpualloc.report.blocks import Block, Cell, Commands, Missing, Mood, Note, Section, table
 from gpualloc.report.charts import Lane, LaneChart, LineChart, Point, Reference, Series, Span
-from gpualloc.report.comparisons import missing
 from gpualloc.report.figures import figure
 from gpualloc.report.inputs import ReportInputs
 from gpualloc.report.later_stages import AdviceFile, Assignment, Bounds, ForecastFile, MeasuringSlot, PlanFile, SimulationFile
@@ -36,7 +35,7 @@ def later_sections(inputs: ReportInputs, words: Words) -> list[Section]:
 
 def _rehearsal(found: RehearsalFile | None, words: Words) -> tuple[Block, ...]:
     if found is None:
-        return missing(words("missing.rehearsal"), _MAKERS["rehearsal"], words)
+        return (Missing(text=words("missing.rehearsal"), command=_MAKERS["rehearsal"]),)
     done = [(size, size.steps) for size in found.sizes if size.steps is not None and size.speedup is not None]
     blocks: list[Block] = [
         Note(text=words("rehearsal.failed", n=size.num_gpus, reason=size.failure or ""), mood="bad")
@@ -85,7 +84,7 @@ def _rehearsal(found: RehearsalFile | None, words: Words) -> tuple[Block, ...]:
 
 def _plan(plan: PlanFile | None, words: Words) -> tuple[Block, ...]:
     if plan is None:
-        return missing(words("missing.plan"), _MAKERS["plan"], words)
+        return (Missing(text=words("missing.plan"), command=_MAKERS["plan"]),)
     names = list(dict.fromkeys([*(each.workload for each in plan.assignments), *(each.workload for each in plan.measuring)]))
     colour_of = {name: place for place, name in enumerate(names)}
     by_device: dict[tuple[str, int], list[Span]] = {(node.name, index): [] for node in plan.cluster.nodes for index in range(node.num_gpus)}
@@ -131,7 +130,7 @@ def _plan(plan: PlanFile | None, words: Words) -> tuple[Block, ...]:
 
 def _forecast(found: ForecastFile | None, words: Words) -> tuple[Block, ...]:
     if found is None:
-        return missing(words("missing.forecast"), _MAKERS["forecast"], words)
+        return (Missing(text=words("missing.forecast"), command=_MAKERS["forecast"]),)
     by_job: dict[str, list[Point]] = {}
     rows = []
     for each in found.forecasts:
@@ -165,7 +164,7 @@ def _forecast(found: ForecastFile | None, words: Words) -> tuple[Block, ...]:
 
 def _advice(advice: AdviceFile | None, words: Words) -> tuple[Block, ...]:
     if advice is None:
-        return missing(words("missing.advice"), _MAKERS["advice"], words)
+        return (Missing(text=words("missing.advice"), command=_MAKERS["advice"]),)
     currency = "" if advice.rent is None else advice.rent.currency
     mood_of: dict[str, Mood] = {"do": "good", "measure": "unsure"}
 
@@ -219,7 +218,7 @@ def _bounds(bounds: Bounds | None, text: Callable[[float], str]) -> str:
 
 def _simulation(found: SimulationFile | None, words: Words) -> tuple[Block, ...]:
     if found is None:
-        return missing(words("missing.simulation"), _MAKERS["simulation"], words)
+        return (Missing(text=words("missing.simulation"), command=_MAKERS["simulation"]),)
     rows = [
         (
             each.policy,

@@ -104,7 +104,7 @@ def _row(run: str, row: Measurement, words: Words) -> tuple[str, ...]:
     return (
         run,
         case.model,
-        f"{case.image_size_px} px" if case.image_size_px is not None else f"{case.sequence_length} tok",
+        f"{case.image_size_px}\u00a0px" if case.image_size_px is not None else f"{case.sequence_length}\u00a0tok",
         case.precision,
         how,
         " ".join([*details, *filter(None, [case.cluster()])]),

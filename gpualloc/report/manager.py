@@ -75,8 +75,12 @@ def reading_command(study: Study) -> str:
 
 def _add_gpus(answer: Answer, study: Study, words: Words) -> str:
     if not answer.scalings:
-        most = max((row.case.world_size for row in study.usable), default=0)
-        return words("answer.unknown.sentence", n=most) if most else words("answer.nothing")
+        if not study.measurements:
+            return words("answer.nothing")
+        num_lost = len(study.measurements) - len(study.usable)
+        if any(row.case.world_size > 1 for row in study.measurements) and num_lost:
+            return words("answer.lost", n=len(study.measurements), lost=num_lost)
+        return words("answer.no_baseline" if any(row.case.world_size > 1 for row in study.usable) else "answer.unknown.sentence")
     clauses = []
     told = set()
     for threshold in answer.thresholds:

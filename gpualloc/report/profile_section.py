@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from gpualloc.profiling.records import PARTS, Profile
-from gpualloc.report.blocks import Block, Note, Section, table
+from gpualloc.report.blocks import Block, Missing, Note, Section, table
 from gpualloc.report.charts import Bar, BarChart, Lane, LaneChart, Part, Span
-from gpualloc.report.comparisons import missing
 from gpualloc.report.figures import figure
 from gpualloc.report.inputs import ReportInputs
 from gpualloc.report.numbers import digits, milliseconds, percent
@@ -29,7 +28,7 @@ _LANE_COLOURS = {"input": 4, "forward": 0, "backward": 5, "collectives": 1, "opt
 
 def profile_sections(inputs: ReportInputs, words: Words) -> list[Section]:
     profile = inputs.profile
-    blocks = missing(words("missing.profile"), _MAKE_PROFILE, words) if profile is None else _profile_blocks(profile, words)
+    blocks = (Missing(text=words("missing.profile"), command=_MAKE_PROFILE),) if profile is None else _profile_blocks(profile, words)
     return [
         Section(key="profile", title=words("sec.profile"), blocks=blocks),
         Section(key="timeline", title=words("sec.timeline"), blocks=_timeline_blocks(inputs, words)),
@@ -101,7 +100,7 @@ def _part_name(name: str, device: str, words: Words) -> str:
 
 def _timeline_blocks(inputs: ReportInputs, words: Words) -> tuple[Block, ...]:
     if inputs.trace is None:
-        return missing(words("missing.timeline"), _MAKE_PROFILE, words)
+        return (Missing(text=words("missing.timeline"), command=_MAKE_PROFILE),)
     found = step_timeline(inputs.trace)
     if found is None:
         return (Note(text=words("timeline.no_step"), mood="muted"),)

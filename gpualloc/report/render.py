@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from gpualloc.report.blocks import RawRows, Section
+from gpualloc.report.blocks import Commands, Missing, RawRows, Section
 from gpualloc.report.comparisons import comparison_sections
 from gpualloc.report.inputs import ReportInputs
 from gpualloc.report.later_sections import later_sections
@@ -68,13 +68,18 @@ def render(inputs: ReportInputs, *, language: str = "en", is_live: bool = False)
 
 def engineer_sections(inputs: ReportInputs, words: Words) -> list[Section]:
     """The page's lower part."""
-    return [
+    sections = [
         *comparison_sections(inputs, words),
         *profile_sections(inputs, words),
         *later_sections(inputs, words),
         utilisation_section(inputs, words),
-        *machine_sections(inputs, words),
     ]
+    present = [section for section in sections if not any(isinstance(block, Missing) for block in section.blocks)]
+    lines = tuple(
+        (f"{section.title}: {block.text}", block.command) for section in sections for block in section.blocks if isinstance(block, Missing)
+    )
+    absent = [Section(key="missing", title=words("sec.missing"), blocks=(Commands(lines=lines),))] if lines else []
+    return [*present, *machine_sections(inputs, words), *absent]
 
 
 def encode(html: str) -> bytes:

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from gpualloc.report.blocks import Block, Note, Section, table
+from gpualloc.report.blocks import Block, Missing, Note, Section, table
 from gpualloc.report.charts import LineChart, Point, Series
-from gpualloc.report.comparisons import missing
 from gpualloc.report.figures import figure
 from gpualloc.report.inputs import ReportInputs, Watched
 from gpualloc.report.numbers import ABSENT, digits, duration, gib, money, percent
@@ -22,7 +21,7 @@ _MAKER = "gpualloc watch --pid PID_OF_THE_JOB, then gpualloc report --watch ~/.l
 
 def utilisation_section(inputs: ReportInputs, words: Words) -> Section:
     watched = inputs.watched
-    blocks = missing(words("missing.watch"), _MAKER, words) if watched is None else _blocks(watched, words)
+    blocks = (Missing(text=words("missing.watch"), command=_MAKER),) if watched is None else _blocks(watched, words)
     return Section(key="utilisation", title=words("sec.utilisation"), blocks=blocks)
 
 

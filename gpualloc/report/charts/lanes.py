@@ -25,6 +25,7 @@ from gpualloc.report.charts.scale import (
 
 _LANE_PX, _GAP_PX, _NAME_ROW_PX = 20.0, 8.0, 17.0
 _MIN_SPAN_PX = 0.6
+_DARK_COLOURS = (0, 1, 2, 3, 6)  # of the light theme: white is readable on them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,5 +94,7 @@ class LaneChart:
                 yield rectangle(start, y, width, self.lane_px, style, span.label)
                 written = shortened(span.label, width - 6) if width > 30 and self.lane_px >= FONT_PX + 4 else ""
                 if len(written) > 2 or written == span.label:
-                    yield text(start + 3, y + self.lane_px / 2 + 4, written, style="on-bar")
+                    yield text(
+                        start + 3, y + self.lane_px / 2 + 4, written, style="on-bar" if span.colour in _DARK_COLOURS else "on-light-bar"
+                    )
         yield line(left, bottom, right, bottom, "axis-line")
