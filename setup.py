@@ -82,6 +82,7 @@ setup(
         "nvidia-ml-py>=12",
         "pydantic>=2.7",
         "pyyaml>=6",
+        "jinja2>=3.1",
         "tomli>=2; python_version < '3.11'",
     ],
 )

@@ -143,7 +143,12 @@ def _first_step(answer: Answer, inputs: ReportInputs, words: Words) -> str:
     )
     if step.question != "precision":
         return sentence
-    return sentence + words("step.quality_known" if inputs.experiments else "step.quality_unknown")
+    return sentence + words("step.quality_known" if _is_trained(step.changed, inputs) else "step.quality_unknown")
+
+
+def _is_trained(precision: str, inputs: ReportInputs) -> bool:
+    """Whether accuracy or loss was measured in that precision."""
+    return any(run.case.precision == precision and run.curve for experiment in inputs.experiments for run in experiment.runs)
 
 
 def change_text(question: str, base: str, changed: str, words: Words) -> str:

@@ -70,7 +70,11 @@ def test_everything_else_that_is_shown(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
         options += [f"--{name}", tmp_path / f"{name}.json"]
     with WatchStore(tmp_path / "watch.sqlite") as store:
-        store.add(store.begin_watch(host="node1", interval_s=5.0), series((600.0, 80.0)), Overhead(cpu_time_s=1.0, elapsed_s=600.0))
+        store.add(
+            store.begin_watch(host="node1", interval_s=5.0),
+            series((600.0, 80.0)),
+            Overhead(cpu_time_s=1.0, elapsed_s=600.0, rss_bytes=2**20),
+        )
     result = report("1", *options, "--watch", tmp_path / "watch.sqlite", "-o", "-")
     assert result.exit_code == 0, result.stderr
     for key in ("profile", "rehearsal", "plan", "advice", "forecast", "simulation", "utilisation"):
@@ -134,7 +138,7 @@ def test_serving_ends_with_ctrl_c_at_once() -> None:
         connection.request("GET", f"/{path}")
         assert connection.getresponse().status == 200
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "Traceback" not in errors
     assert errors.rstrip().endswith("ended")

@@ -89,7 +89,8 @@ class BarChart:
         for tick in ticks:
             yield line(x_px(tick), top, x_px(tick), bottom, "grid")
             label = tick_text(tick, ticks, self.unit)
-            yield text(max(x_px(tick), text_px(label) / 2), bottom + 17, label, anchor="middle", style="tick")
+            yield text(max(x_px(tick), text_px(label) / 2 + 3), bottom + 17, label, anchor="middle", style="tick")
+        yield line(x_px(self.base), top, x_px(self.base), bottom, "axis-line")
         row_px = self._row_px(width_px)
         for place, bar in enumerate(self.bars):
             y = top + place * row_px + _GAP_PX / 2
@@ -101,7 +102,6 @@ class BarChart:
             yield from self._parts(place, y, x_px) if self.parts else self._bar(bar, y, x_px)
             end = max(x_px(max(value for value in (bar.value, bar.high, self.base) if value is not None)), left)
             yield text(end + 6, y + 12, bar.text, style="value")
-        yield line(x_px(self.base), top, x_px(self.base), bottom, "axis-line")
 
     def _bar(self, bar: Bar, y: float, x_px: object) -> Iterator[Markup]:
         assert callable(x_px)
