@@ -46,10 +46,11 @@ def report(
     rehearsal: Annotated[Path | None, _also("What 'gpualloc rehearse --json' printed.")] = None,
     quality: Annotated[list[Path] | None, _also("What 'gpualloc bench --quality' wrote. Repeatable.")] = None,
     watch: Annotated[Path | None, _also("A file of 'gpualloc watch'; its last day is shown.")] = None,
-    forecast: Annotated[Path | None, _also("What 'gpualloc forecast --json' printed.")] = None,
+    forecast: Annotated[Path | None, _also("What 'gpualloc forecast predict --json' printed.")] = None,
     advice: Annotated[Path | None, _also("What 'gpualloc advise --json' printed.")] = None,
     plan: Annotated[Path | None, _also("A plan of 'gpualloc plan'.")] = None,
     simulation: Annotated[Path | None, _also("What 'gpualloc simulate --json' printed.")] = None,
+    timeline: Annotated[Path | None, _also("What 'gpualloc simulate --timeline' wrote.")] = None,
     serve: Annotated[bool, _serving("Show the page while a run goes on, at an address that only this machine and its token open.")] = False,
     port: Annotated[int, _serving("Port to serve on (0: a free one).")] = 0,
     store: Annotated[
@@ -94,6 +95,7 @@ def report(
             advice=advice,
             plan=plan,
             simulation=simulation,
+            timeline=timeline,
         )
 
     inputs = make()
@@ -119,6 +121,7 @@ def _inputs(
     advice: Path | None,
     plan: Path | None,
     simulation: Path | None,
+    timeline: Path | None,
 ) -> ReportInputs:
     import shlex
     from datetime import datetime, timezone
@@ -126,7 +129,7 @@ def _inputs(
     from gpualloc.findings import DEFAULT_MIN_EFFICIENCY
     from gpualloc.quality.records import read_experiment
     from gpualloc.report import ReportInputs, loading
-    from gpualloc.report.later_stages import AdviceFile, ForecastFile, PlanFile, SimulationFile
+    from gpualloc.report.later_stages import AdviceFile, ForecastFile, PlanFile, SimulationFile, TimelineFile
     from gpualloc.report.rehearsal_file import RehearsalFile
     from gpualloc.store import default_store_path
     from gpualloc.watching.durations import parse_price
@@ -151,10 +154,11 @@ def _inputs(
         experiments=tuple(map(read_experiment, quality)),
         rehearsal=later(RehearsalFile, rehearsal, "--rehearsal", "gpualloc rehearse --json"),  # type: ignore[arg-type]
         watched=None if watch is None else loading.read_watched(watch, price),
-        forecast=later(ForecastFile, forecast, "--forecast", "gpualloc forecast --json"),  # type: ignore[arg-type]
+        forecast=later(ForecastFile, forecast, "--forecast", "gpualloc forecast predict --json"),  # type: ignore[arg-type]
         advice=later(AdviceFile, advice, "--advice", "gpualloc advise --json"),  # type: ignore[arg-type]
         plan=later(PlanFile, plan, "--plan", "gpualloc plan"),  # type: ignore[arg-type]
         simulation=later(SimulationFile, simulation, "--simulation", "gpualloc simulate --json"),  # type: ignore[arg-type]
+        timeline=later(TimelineFile, timeline, "--timeline", "gpualloc simulate --timeline"),  # type: ignore[arg-type]
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpualloc.profiling.records import Profile
     from gpualloc.profiling.trace import Trace
     from gpualloc.quality.records import Experiment
-    from gpualloc.report.later_stages import AdviceFile, ForecastFile, PlanFile, SimulationFile
+    from gpualloc.report.later_stages import AdviceFile, ForecastFile, PlanFile, SimulationFile, TimelineFile
     from gpualloc.report.rehearsal_file import RehearsalFile
     from gpualloc.watching.samples import DeviceSample
     from gpualloc.watching.waste import Price, WasteReport
@@ -96,4 +96,4 @@ class ReportInputs:
     advice: AdviceFile | None = None
     plan: PlanFile | None = None
     simulation: SimulationFile | None = None
-    notes: tuple[str, ...] = field(default=())
+    timeline: TimelineFile | None = None  # of the simulation

@@ -8,17 +8,30 @@ from gpualloc.report.blocks import Block, Cell, Commands, Missing, Mood, Note, S
 from gpualloc.report.charts import Lane, LaneChart, LineChart, Point, Reference, Series, Span
 from gpualloc.report.figures import figure
 from gpualloc.report.inputs import ReportInputs
-from gpualloc.report.later_stages import AdviceFile, Assignment, Bounds, ForecastFile, MeasuringSlot, PlanFile, SimulationFile
+from gpualloc.report.later_stages import (
+    AdviceFile,
+    Assignment,
+    Bounds,
+    ForecastFile,
+    MeasuringSlot,
+    PlanFile,
+    SimulatedFigure,
+    SimulatedTimeline,
+    SimulationFile,
+    TimelineFile,
+)
 from gpualloc.report.numbers import ABSENT, digits, duration, milliseconds, money, percent, ratio
 from gpualloc.report.rehearsal_file import RehearsalFile
 from gpualloc.report.words import Words
 
+_MAX_TIMELINES = 4  # policies
+_SIMULATED = ("mean_jct_h", "p99_jct_h", "makespan_h", "gpu_hours", "mean_restarts", "utilisation", "worst_fairness")
 _MAX_LANES = 64  # GPUs of a plan that are drawn
 _MAKERS = {
     "rehearsal": "gpualloc rehearse --gpus 1,2,4,8 --link nvlink4 --json -- train.py > r.json && gpualloc report --rehearsal r.json",
-    "forecast": "gpualloc forecast ... --json > forecast.json && gpualloc report --forecast forecast.json",
+    "forecast": "gpualloc forecast predict ... --json > forecast.json && gpualloc report --forecast forecast.json",
     "advice": "gpualloc advise ... --json > advice.json && gpualloc report --advice advice.json",
-    "simulation": "gpualloc simulate ... --json > simulation.json && gpualloc report --simulation simulation.json",
+    "simulation": "gpualloc simulate --json --timeline t.json > s.json && gpualloc report --simulation s.json --timeline t.json",
     "plan": "gpualloc plan ... --out plan.json && gpualloc report --plan plan.json",
 }
 
@@ -29,7 +42,7 @@ def later_sections(inputs: ReportInputs, words: Words) -> list[Section]:
         Section(key="forecast", title=words("sec.forecast"), blocks=_forecast(inputs.forecast, words)),
         Section(key="advice", title=words("sec.advice"), blocks=_advice(inputs.advice, words)),
         Section(key="plan", title=words("sec.plan"), blocks=_plan(inputs.plan, words)),
-        Section(key="simulation", title=words("sec.simulation"), blocks=_simulation(inputs.simulation, words)),
+        Section(key="simulation", title=words("sec.simulation"), blocks=_simulation(inputs.simulation, inputs.timeline, words)),
     ]
 
 
@@ -133,15 +146,14 @@ def _forecast(found: ForecastFile | None, words: Words) -> tuple[Block, ...]:
         return (Missing(text=words("missing.forecast"), command=_MAKERS["forecast"]),)
     by_job: dict[str, list[Point]] = {}
     rows = []
-    for each in found.forecasts:
-        query = each.query
-        name = query.model if query.per_device_batch_size is None else f"{query.model}, {words('batch', n=query.per_device_batch_size)}"
+    for each in found.root:
+        name = each.model if each.per_device_batch_size is None else f"{each.model}, {words('batch', n=each.per_device_batch_size)}"
         if each.step_time_s is not None:
             low, high = (None if bound is None else bound * 1e3 for bound in (each.low_s, each.high_s))
-            by_job.setdefault(name, []).append(Point(float(query.num_gpus), each.step_time_s * 1e3, low, high))
+            by_job.setdefault(name, []).append(Point(float(each.num_gpus), each.step_time_s * 1e3, low, high))
         bounds = ABSENT if each.low_s is None or each.high_s is None else f"{milliseconds(each.low_s)} – {milliseconds(each.high_s)}"
         rows.append(
-            (name, str(query.num_gpus), milliseconds(each.step_time_s), bounds, words.name("forecast", each.kind), each.reason or "")
+            (name, str(each.num_gpus), milliseconds(each.step_time_s), bounds, words.name("forecast", each.kind), each.reason or "")
         )
     headers = [words(f"col.{name}") for name in ("workload", "gpus", "step_ms", "interval_90", "basis", "reason")]
     title = words("fig.forecast")
@@ -216,47 +228,67 @@ def _bounds(bounds: Bounds | None, text: Callable[[float], str]) -> str:
     return f"{text(bounds.value)} [{text(bounds.low)}, {text(bounds.high)}]"
 
 
-def _simulation(found: SimulationFile | None, words: Words) -> tuple[Block, ...]:
-    if found is None:
+def _simulation(found: SimulationFile | None, timeline: TimelineFile | None, words: Words) -> tuple[Block, ...]:
+    if found is None and timeline is None:
         return (Missing(text=words("missing.simulation"), command=_MAKERS["simulation"]),)
+    blocks: list[Block] = []
+    if timeline is not None:
+        blocks += [_gantt(place, each, words) for place, each in enumerate(timeline.root[:_MAX_TIMELINES]) if each.spans]
+    if found is not None:
+        rows = [(each.policy, *(_figure_text(each.figures.get(name)) for name in _SIMULATED)) for each in found.policies]
+        headers = [words("col.policy"), *(words(f"col.{name}") for name in _SIMULATED)]
+        blocks.append(table(words("tab.policies", source=found.step_times), headers, rows, numbers="." + "n" * len(_SIMULATED)))
+    return tuple(blocks)
+
+
+def _figure_text(figure: SimulatedFigure | None) -> str:
+    if figure is None:
+        return ABSENT
+    if figure.low is None or figure.high is None:
+        return digits(figure.mean)
+    return f"{digits(figure.mean)} [{digits(figure.low, 2)}, {digits(figure.high, 2)}]"
+
+
+def _gantt(place: int, timeline: SimulatedTimeline, words: Words) -> Block:
+    jobs = list(dict.fromkeys(span.job_id for span in timeline.spans))
+    colour_of = {job: index for index, job in enumerate(jobs)}
+    begin_s = min(span.start_s for span in timeline.spans)
+    by_node: dict[str, list[Span]] = {}
+    for span in sorted(timeline.spans, key=lambda span: span.start_s):
+        for node, num_gpus in span.gpus_by_node.items():
+            start, end = (span.start_s - begin_s) / 3600, (span.end_s - begin_s) / 3600
+            label = f"{span.job_id} ×{num_gpus}"
+            by_node.setdefault(node, []).append(Span(start=start, end=end, label=label, colour=colour_of[span.job_id]))
+    lanes = [lane for node in sorted(by_node) for lane in _rows_of(node, by_node[node])]
+    title = words("fig.simulation", policy=timeline.policy)
     rows = [
         (
-            each.policy,
-            duration(each.mean_jct_s, words),
-            ABSENT if each.p99_jct_s is None else duration(each.p99_jct_s, words),
-            ABSENT if each.makespan_s is None else duration(each.makespan_s, words),
-            digits(each.gpu_hours),
-            percent(each.utilisation),
+            span.job_id,
+            ", ".join(f"{node} ×{count}" for node, count in span.gpus_by_node.items()),
+            f"{(span.start_s - begin_s) / 3600:,.2f}",
+            f"{(span.end_s - begin_s) / 3600:,.2f}",
         )
-        for each in found.policies
+        for span in timeline.spans
     ]
-    headers = [words(f"col.{name}") for name in ("policy", "mean_jct", "p99_jct", "makespan", "gpu_hours", "mean_util")]
-    listed = table(words("tab.policies"), headers, rows, numbers=".nnnnn")
-    if not found.timeline:
-        return (listed,)
-    jobs = list(dict.fromkeys(span.job for span in found.timeline))
-    colour_of = {job: place for place, job in enumerate(jobs)}
-    nodes: dict[str, list[Span]] = {}
-    for span in found.timeline:
-        label = f"{span.job} ×{span.num_gpus}"
-        nodes.setdefault(span.node, []).append(
-            Span(start=span.start_s / 3600, end=span.finish_s / 3600, label=label, colour=colour_of[span.job])
-        )
-    lanes = tuple(Lane(name=node, spans=tuple(spans)) for node, spans in list(nodes.items())[:_MAX_LANES])
-    title = words("fig.simulation")
-    spans = [
-        (span.job, span.node, str(span.num_gpus), duration(span.start_s, words) if span.start_s else "0", duration(span.finish_s, words))
-        for span in found.timeline
-    ]
-    span_headers = [words(f"col.{name}") for name in ("workload", "host", "gpus", "start", "finish")]
-    return (
-        figure(
-            LaneChart(x_label=words("axis.time", unit="h"), lanes=lanes, colours=tuple(jobs) if len(jobs) <= 8 else ()),
-            name="simulation",
-            title=title,
-            caption=words("fig.simulation.caption", n=len(jobs)),
-            table=table(title, span_headers, spans, numbers="..nnn"),
-            command="gpualloc simulate",
-        ),
-        listed,
+    headers = [words("col.workload"), words("col.gpus"), f"{words('col.start')}, h", f"{words('col.finish')}, h"]
+    shown = tuple(lanes[:_MAX_LANES])
+    return figure(
+        LaneChart(x_label=words("axis.simulated"), lanes=shown, colours=(), lane_px=20.0 if len(shown) <= 16 else 12.0),
+        name=f"simulation-{place}",
+        title=title,
+        caption=words("fig.simulation.caption", n=len(jobs), shown=len(shown), lanes=len(lanes)),
+        table=table(title, headers, rows, numbers="..nn"),
+        command="gpualloc simulate",
     )
+
+
+def _rows_of(node: str, spans: list[Span]) -> list[Lane]:
+    """As many lanes as jobs share the node at a time; spans come in the order of their start."""
+    rows: list[list[Span]] = []
+    for span in spans:
+        free = next((row for row in rows if row[-1].end <= span.start), None)
+        if free is None:
+            rows.append([span])
+        else:
+            free.append(span)
+    return [Lane(name=node if index == 0 else "", spans=tuple(row)) for index, row in enumerate(rows)]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0)]
 
 
@@ -135,14 +136,10 @@ class AdviceFile(_Open):
     measure_next: tuple[str, ...] = ()
 
 
-class ForecastQuery(_Open):
+class StepForecast(_Open):
     model: str
     num_gpus: Annotated[int, Field(ge=1)]
     per_device_batch_size: _Count | None = None
-
-
-class StepForecast(_Open):
-    query: ForecastQuery
     step_time_s: _NotNegative | None
     low_s: _NotNegative | None = None
     high_s: _NotNegative | None = None
@@ -150,33 +147,41 @@ class StepForecast(_Open):
     reason: str | None = None
 
 
-class ForecastFile(_Open):
-    """What `gpualloc forecast --json` prints: step times with 90 % intervals, or why there is none."""
+class ForecastFile(RootModel[tuple[StepForecast, ...]]):
+    """What `gpualloc forecast predict --json` prints: step times with 90 % intervals, or why there is none."""
 
-    forecasts: tuple[StepForecast, ...]
+
+class SimulatedFigure(_Open):
+    """Over the seeds; the interval is of the mean and may reach below 0."""
+
+    mean: _Finite
+    low: _Finite | None = None
+    high: _Finite | None = None
 
 
 class SimulatedPolicy(_Open):
-    """Means over the seeds."""
-
     policy: str
-    mean_jct_s: _NotNegative
-    p99_jct_s: _NotNegative | None = None
-    makespan_s: _NotNegative | None = None
-    gpu_hours: _NotNegative | None = None
-    utilisation: _NotNegative | None = None  # fraction
-
-
-class SimulatedSpan(_Open):
-    job: str
-    node: str
-    num_gpus: _Count
-    start_s: _NotNegative
-    finish_s: _NotNegative
+    figures: dict[str, SimulatedFigure]
 
 
 class SimulationFile(_Open):
     """What `gpualloc simulate --json` prints."""
 
+    step_times: str = ""  # where they come from
     policies: tuple[SimulatedPolicy, ...]
-    timeline: tuple[SimulatedSpan, ...] = ()  # of the first policy
+
+
+class SimulatedSpan(_Open):
+    job_id: str
+    start_s: _NotNegative
+    end_s: _NotNegative
+    gpus_by_node: dict[str, _Count]
+
+
+class SimulatedTimeline(_Open):
+    policy: str
+    spans: tuple[SimulatedSpan, ...]
+
+
+class TimelineFile(RootModel[tuple[SimulatedTimeline, ...]]):
+    """What `gpualloc simulate --timeline` writes: one for each policy."""

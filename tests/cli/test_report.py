@@ -18,7 +18,7 @@ from gpualloc.profiling.records import profile_to_json
 from gpualloc.watching import WatchStore
 from gpualloc.watching.sampler import Overhead
 from tests.report.inputs import made_profile
-from tests.report.later import ADVICE, FORECAST, PLAN, REHEARSAL, SIMULATION
+from tests.report.later import ADVICE, FORECAST, PLAN, REHEARSAL, SIMULATION, TIMELINE
 from tests.watching.made_samples import series
 
 runner = CliRunner()
@@ -64,7 +64,7 @@ def test_all_runs_and_an_exported_one(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("filled")
 def test_everything_else_that_is_shown(tmp_path: Path) -> None:
     contents = {"profile": profile_to_json(made_profile()), "rehearsal": REHEARSAL, "plan": PLAN}
-    contents |= {"advice": ADVICE, "forecast": FORECAST, "simulation": SIMULATION}
+    contents |= {"advice": ADVICE, "forecast": FORECAST, "simulation": SIMULATION, "timeline": TIMELINE}
     options = []
     for name, data in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(data))

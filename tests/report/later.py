@@ -48,12 +48,10 @@ PLAN: dict[str, Any] = {
     ],
     "waiting": [{"workload": "train-b", "reason": "no room"}],
 }
-FORECAST: dict[str, Any] = {
-    "forecasts": [
-        {"query": {"model": "net", "num_gpus": 4}, "step_time_s": 0.1, "low_s": 0.09, "high_s": 0.12, "kind": "interpolates"},
-        {"query": {"model": "net", "num_gpus": 64}, "step_time_s": None, "kind": "refused", "reason": "not enough evidence"},
-    ]
-}
+FORECAST: list[dict[str, Any]] = [
+    {"cluster": "lab", "model": "net", "num_gpus": 4, "step_time_s": 0.1, "low_s": 0.09, "high_s": 0.12, "kind": "interpolates"},
+    {"cluster": "lab", "model": "net", "num_gpus": 64, "step_time_s": None, "kind": "refused", "reason": "not enough evidence"},
+]
 ADVICE: dict[str, Any] = {
     "answer": ["Use 2 GPUs."],
     "device_name": "NVIDIA H200",
@@ -72,6 +70,17 @@ ADVICE: dict[str, Any] = {
     "measure_next": ["gpualloc bench --gpus 4"],
 }
 SIMULATION: dict[str, Any] = {
-    "policies": [{"policy": "greedy", "mean_jct_s": 1900.0, "p99_jct_s": 30000.0}],
-    "timeline": [{"job": "job-1", "node": "a", "num_gpus": 2, "start_s": 0.0, "finish_s": 7200.0}],
+    "step_times": "assumed step times",
+    "policies": [{"policy": "greedy", "figures": {"mean_jct_h": {"mean": 0.5, "low": -0.1, "high": 1.1}}, "by_seed": []}],
 }
+TIMELINE: list[dict[str, Any]] = [
+    {
+        "policy": "greedy",
+        "spans": [
+            {"job_id": "job-1", "start_s": 3600.0, "end_s": 10800.0, "gpu_type": "t4", "gpus_by_node": {"a": 2}},
+            {"job_id": "job-2", "start_s": 7200.0, "end_s": 9000.0, "gpu_type": "t4", "gpus_by_node": {"a": 1, "b": 1}},
+            {"job_id": "job-3", "start_s": 10800.0, "end_s": 12000.0, "gpu_type": "t4", "gpus_by_node": {"a": 2}},
+        ],
+        "failures": [],
+    }
+]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from gpualloc.report import ReportInputs, encode, render
-from gpualloc.report.later_stages import PlanFile, SimulationFile
+from gpualloc.report.later_stages import PlanFile, TimelineFile
 from gpualloc.report.server import ReportServer
 from gpualloc.store import ResultsStore
 from tests.browser import Browser
 from tests.findings.studied_runs import study_run
 from tests.report.inputs import hostile_inputs, inputs_of, many_rows, rich_inputs
-from tests.report.later import PLAN, SIMULATION
+from tests.report.later import PLAN, TIMELINE
 from tests.store.sample_measurements import GPU_ENVIRONMENT
 
 pytestmark = pytest.mark.browser
@@ -72,7 +72,7 @@ def write(inputs: ReportInputs, path: Path, language: str = "en") -> str:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Language -> address of a page with every kind of figure."""
     folder = tmp_path_factory.mktemp("pages")
-    inputs = rich_inputs(plan=PlanFile.model_validate(PLAN), simulation=SimulationFile.model_validate(SIMULATION))
+    inputs = rich_inputs(plan=PlanFile.model_validate(PLAN), timeline=TimelineFile.model_validate(TIMELINE))
     return {language: write(inputs, folder / f"{language}.html", language) for language in ("en", "ja")}
 
 

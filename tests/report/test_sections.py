@@ -7,7 +7,7 @@ import pytest
 
 from gpualloc.profiling.trace import parse_trace
 from gpualloc.report.blocks import Commands, Figure, Note, RawRows, Section, Table
-from gpualloc.report.later_stages import AdviceFile, ForecastFile, PlanFile, SimulationFile
+from gpualloc.report.later_stages import AdviceFile, ForecastFile, PlanFile, SimulationFile, TimelineFile
 from gpualloc.report.rehearsal_file import RehearsalFile
 from gpualloc.report.render import engineer_sections
 from gpualloc.report.timeline import step_timeline
@@ -16,7 +16,7 @@ from gpualloc.watching import find_waste
 from gpualloc.watching.waste import WasteRule
 from tests.findings.studied_runs import study_run
 from tests.report.inputs import inputs_of, made_trace, many_rows, rich_inputs, study_inputs
-from tests.report.later import ADVICE, FORECAST, PLAN, REHEARSAL, SIMULATION
+from tests.report.later import ADVICE, FORECAST, PLAN, REHEARSAL, SIMULATION, TIMELINE
 from tests.watching.made_samples import series
 
 EN = Words("en")
@@ -100,6 +100,7 @@ def test_later_stages_are_shown() -> None:
             advice=AdviceFile.model_validate(ADVICE),
             forecast=ForecastFile.model_validate(FORECAST),
             simulation=SimulationFile.model_validate(SIMULATION),
+            timeline=TimelineFile.model_validate(TIMELINE),
         )
     )
     assert texts(first_figure(found["rehearsal"]).table)[1][-2:] == ["1.80×", "90%"]
@@ -110,7 +111,12 @@ def test_later_stages_are_shown() -> None:
     assert texts(first_figure(found["forecast"]).table)[1] == ["net", "64", "–", "–", "refused", "not enough evidence"]
     options = next(block for block in found["advice"].blocks if isinstance(block, Table))
     assert texts(options)[0][:5] == ["2 GPUs", "bf16, ddp/none, 32 per rank", "measured", "1.80× [1.70×, 1.90×]", "90%"]
-    assert first_figure(found["simulation"]).wide.count("job-1 ×2") >= 1
+    gantt = first_figure(found["simulation"])
+    assert gantt.wide.count('class="lane"') == 3  # two jobs at once on node a, one on b
+    assert texts(gantt.table)[1] == ["job-2", "a ×1, b ×1", "1.00", "1.50"]
+    policies = found["simulation"].blocks[-1]
+    assert isinstance(policies, Table)
+    assert texts(policies)[0][:3] == ["greedy", "0.500 [-0.10, 1.1]", "–"]
 
 
 def test_utilisation_is_what_was_watched() -> None:
