@@ -213,6 +213,7 @@ def _advice(advice: AdviceFile | None, words: Words) -> tuple[Block, ...]:
             headers,
             [option_row(place) for place in range(len(advice.options))],
             numbers="...nnnn.",
+            is_folded=len(advice.options) > 10,
         ),
         *([table(words("tab.steps"), step_headers, steps, numbers="...n.")] if steps else []),
         *([Commands(lines=tuple((words("advice.next"), command) for command in advice.measure_next))] if advice.measure_next else []),

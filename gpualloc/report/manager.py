@@ -40,9 +40,14 @@ def manager_part(inputs: ReportInputs, words: Words) -> ManagerPart:
     """From the machine that says most: one measured on several GPUs before others, GPUs before CPUs."""
     study = main_study(inputs)
     answer = find_answer(study)
+    is_qualified = answer.sureness in (
+        "slices",
+        "cpu",
+        "modelled",
+    )  # of what was not measured on whole GPUs nothing is said as if it had been
     return ManagerPart(
-        headline=words(f"answer.{answer.verdict}"),
-        mood=_VERDICT_MOOD.get(answer.verdict, "unsure"),
+        headline=words(f"answer.{answer.sureness}.{answer.verdict}") if is_qualified else words(f"answer.{answer.verdict}"),
+        mood="unsure" if is_qualified else _VERDICT_MOOD.get(answer.verdict, "unsure"),
         sentences=tuple(
             filter(None, (_add_gpus(answer, study, words), _first_step(answer, inputs, words), _costs(answer, inputs.price, words)))
         ),
