@@ -13,9 +13,9 @@ from gpualloc.report.blocks import Block, Cell, Missing, Mood, Note, Section, Ta
 from gpualloc.report.charts import Bar, BarChart, LineChart, Point, Series
 from gpualloc.report.figures import figure
 from gpualloc.report.inputs import ReportInputs, Study
-from gpualloc.report.manager import VERDICT_MOOD, reading_command, verdict_cell
 from gpualloc.report.naming import labels, noun, setting_text, workload_text
 from gpualloc.report.numbers import ABSENT, digits, gain_interval, milliseconds, percent, ratio
+from gpualloc.report.verdicts import VERDICT_MOOD, reading_command, verdict_cell
 from gpualloc.report.words import Words
 
 _MAX_BARS = 20

@@ -18,6 +18,7 @@ from gpualloc.report.later_stages import (
     SimulatedFigure,
     SimulatedTimeline,
     SimulationFile,
+    StepForecast,
     TimelineFile,
 )
 from gpualloc.report.numbers import ABSENT, digits, duration, milliseconds, money, percent, ratio
@@ -147,7 +148,7 @@ def _forecast(found: ForecastFile | None, words: Words) -> tuple[Block, ...]:
     by_job: dict[str, list[Point]] = {}
     rows = []
     for each in found.root:
-        name = each.model if each.per_device_batch_size is None else f"{each.model}, {words('batch', n=each.per_device_batch_size)}"
+        name = _forecast_name(each, words)
         if each.step_time_s is not None:
             low, high = (None if bound is None else bound * 1e3 for bound in (each.low_s, each.high_s))
             by_job.setdefault(name, []).append(Point(float(each.num_gpus), each.step_time_s * 1e3, low, high))
@@ -172,6 +173,18 @@ def _forecast(found: ForecastFile | None, words: Words) -> tuple[Block, ...]:
             command="gpualloc forecast",
         ),
     )
+
+
+def _forecast_name(each: StepForecast, words: Words) -> str:
+    """All that is known of the job but the number of GPUs."""
+    parts = (
+        each.model,
+        None if each.image_size_px is None else words("size.px", n=each.image_size_px),
+        None if each.sequence_length is None else words("size.tokens", n=each.sequence_length),
+        each.precision,
+        None if each.per_device_batch_size is None else words("batch", n=each.per_device_batch_size),
+    )
+    return ", ".join(part for part in parts if part is not None)
 
 
 def _advice(advice: AdviceFile | None, words: Words) -> tuple[Block, ...]:

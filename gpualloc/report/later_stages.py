@@ -140,6 +140,9 @@ class StepForecast(_Open):
     model: str
     num_gpus: Annotated[int, Field(ge=1)]
     per_device_batch_size: _Count | None = None
+    image_size_px: _Count | None = None
+    sequence_length: _Count | None = None
+    precision: str | None = None
     step_time_s: _NotNegative | None
     low_s: _NotNegative | None = None
     high_s: _NotNegative | None = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpualloc.findings import Threshold
 from gpualloc.findings.labels import parts, split_parts
 from gpualloc.records import BenchCase
 from gpualloc.report.words import Words
-
-LABEL_PARTS = ("model", "size", "batch", "precision", "how", "ranks", "details")
 
 
 def localised_parts(case: BenchCase, words: Words) -> dict[str, str]:
@@ -50,3 +49,8 @@ def setting_text(case: BenchCase, words: Words) -> str:
     found = localised_parts(case, words)
     how = "" if case.strategy == "single" else found["how"]
     return ", ".join(filter(None, (found["precision"], how, found["details"])))
+
+
+def size_of_axis(threshold: Threshold, value: int, words: Words) -> str:
+    """ "300 px", a value of the axis that the threshold is on."""
+    return words("size.px" if threshold.axis == "image_size_px" else "size.tokens", n=value)
