@@ -83,6 +83,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml>=6",
         "scipy>=1.11",
+        "jinja2>=3.1",
         "tomli>=2; python_version < '3.11'",
     ],
 )

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.network_lab import why_no_lab
+from tests.browser import why_no_browser
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,6 +16,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["gpu"] = "needs a CUDA device"
     if not dist.is_nccl_available():
         missing["nccl"] = "needs NCCL"
+    if any(item.get_closest_marker("browser") for item in items) and (reason := why_no_browser()) is not None:
+        missing["browser"] = reason
     if any(item.get_closest_marker("netlab") for item in items) and (reason := why_no_lab()) is not None:
         missing["netlab"] = reason
     for item in items:

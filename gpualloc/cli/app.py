@@ -51,6 +51,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
         ),
+        "report": LazyCommand(
+            "gpualloc.cli.report:report",
+            "Report what was found: one HTML file with the answer on top and every figure below, in English or Japanese.",
+        ),
         "doctor": LazyCommand(
             "gpualloc.cli.doctor:doctor", "Check what gpualloc needs: torch, the compiled extension, GPUs and their driver, disk."
         ),
@@ -157,6 +161,7 @@ def _global_options(
       gpualloc rehearse ...     the same on GPUs that are not there
       gpualloc forecast ...     more GPUs from few measurements
       gpualloc watch            what the GPUs do while jobs run
+      gpualloc report           all of it as one page to send
       gpualloc doctor           what works here and what does not
     """
 

@@ -57,6 +57,8 @@ def _detail_pairs(rows: Sequence[Measurement]) -> list[tuple[str, Measurement, M
     """(field, changed, base) of every two cases that differ in one detail."""
     pairs = []
     for name in DETAILS:
+        if len({getattr(row.case, name) for row in rows}) < 2:
+            continue
         for group in rows_apart_by(rows, name):
             base = next((row for row in group if getattr(row.case, name) == DETAILS[name]), group[0])
             pairs += [(name, row, base) for row in group if _value(row, name) != _value(base, name)]
@@ -84,8 +86,13 @@ def _gain(question: str, changed: Measurement, base: Measurement) -> Gain:
         changed=_value(changed, question),
         base=_value(base, question),
         speedup=ratio,
-        verdict=_verdict(ratio, "faster", "slower"),
+        verdict=verdict_on_speed(ratio),
     )
+
+
+def verdict_on_speed(ratio: Interval) -> str:
+    """ "faster", "slower", "no difference seen", or "not certain" for a single repeat."""
+    return _verdict(ratio, "faster", "slower")
 
 
 def _value(row: Measurement, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -28,7 +27,7 @@ def usable_rows(measurements: Sequence[Measurement]) -> tuple[list[Measurement],
 
 def setting(case: BenchCase) -> dict[str, Any]:
     """The case's fields; what depends on the device, resolved."""
-    fields = dataclasses.asdict(case)
+    fields = dict(vars(case))  # asdict copies deeply, which takes minutes for 10,000 rows
     fields["pin_memory"] = case.device == "cuda" if case.pin_memory is None else case.pin_memory
     return fields
 
