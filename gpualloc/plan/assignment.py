@@ -67,6 +67,13 @@ def solve_by_prices(values: FloatArray, type_of: IntArray, num_gpus: IntArray, c
     return clear_market(lambda prices: values, type_of, num_gpus, capacity, start)
 
 
+def solve_greedily(values: FloatArray, type_of: IntArray, num_gpus: IntArray, capacity: IntArray) -> IntArray:
+    """As `solve_exactly`, by one change after the other: always that of the most value per further GPU."""
+    worth = np.where(np.isfinite(values) & (values > 0), values, -np.inf)
+    chosen = np.full(len(values), -1, dtype=np.int64)
+    return _repaired(worth, worth, chosen, type_of, num_gpus, capacity) if values.size else chosen
+
+
 def clear_market(
     values_at: Callable[[FloatArray], FloatArray], type_of: IntArray, num_gpus: IntArray, capacity: IntArray, start: FloatArray
 ) -> IntArray:

@@ -24,6 +24,10 @@ class Completion:
     rounds: int = 5
     mode: str = "tau"
     discount: str = "both"
+    k: float = 1.0
+    exact: bool = False
+    hr: float = 0.0
+    conc: float = 1.0
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:
         choices = choices_of(jobs, cluster, current)
@@ -44,8 +48,8 @@ class Completion:
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.where(speed > 0, work[:, None] / speed, np.inf)
             inv = np.where(speed > 0, 1 / speed, np.inf)
-        span = np.minimum(need + restart, self.horizon_s)
-        useful = np.maximum(span - restart, 0.0) / span
+        span = np.minimum(need + restart, np.maximum(self.horizon_s, self.hr * restart))
+        useful = np.maximum(span - self.k * restart, 0.0) / span
         if self.discount == "sia":
             useful = np.where(choices.is_held(), 1.0, restart_discount(choices)[:, None])
         elif self.discount == "both":
@@ -70,6 +74,13 @@ class Completion:
                 f = np.empty(J)
                 f[order] = self.floor + (1 - self.floor) * avg
             m = ((w[:, None] + f[:, None] * price[None, :]) * inv).min(axis=1)
-            return keep_fixed(eff * np.where(np.isfinite(m), m, 0)[:, None], choices)
+            return keep_fixed((eff if self.conc == 1 else eff) * np.where(np.isfinite(m), m, 0)[:, None], choices)
 
+        if self.exact:
+            from gpualloc.plan import assignment
+            seen = []
+            def spy(lam):
+                v = values_at(lam); seen.append(v); return v
+            clear_market(spy, choices.type_of, choices.num_gpus, choices.capacity, np.full(len(choices.capacity), w.sum() / choices.capacity.sum()))
+            return assignment.solve_exactly(seen[-1], choices.type_of, choices.num_gpus, choices.capacity)
         return clear_market(values_at, choices.type_of, choices.num_gpus, choices.capacity, np.full(len(choices.capacity), w.sum() / choices.capacity.sum()))
