@@ -15,6 +15,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 _NUM_STEPS = 24  # of the prices
 _FIRST_PULL = 0.7  # exponent of demand over capacity in the first step
+_NUM_POLYAK = 20
+_CLOSE = 1e-3  # relative distance to the bound at which an answer is good enough
+_MAX_CORE_WORK = 1e7  # table cells times choices, above which the remaining choices are not searched: 20 ms
 _MAX_REPAIRS = 10_000
 
 
@@ -31,31 +34,42 @@ def solve_exactly(
         relative_gap: to the optimum at which to stop.
         time_limit_s: after which the best answer so far is taken; with none, the one by prices.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_matrix
-
     rows, columns = np.nonzero(np.isfinite(values) & (values > 0))
+    exact = _integer_program(values, rows, columns, type_of, num_gpus, capacity, relative_gap, time_limit_s)
+    return solve_by_prices(values, type_of, num_gpus, capacity) if exact is None else exact
+
+
+def _integer_program(
+    values: FloatArray,
+    rows: IntArray,
+    columns: IntArray,
+    type_of: IntArray,
+    num_gpus: IntArray,
+    capacity: IntArray,
+    relative_gap: float,
+    time_limit_s: float,
+) -> IntArray | None:
+    """[J] the best of the choices (rows[i], columns[i]), sorted by row; None where the time was too short for any answer."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csc_matrix
+
     chosen = np.full(len(values), -1, dtype=np.int64)
     if not len(rows):
         return chosen
-    num_jobs, count = len(values), len(rows)
-    entry = np.arange(count)
-    constraint = csr_matrix(
-        (
-            np.concatenate([np.ones(count), num_gpus[columns]]),
-            (np.concatenate([rows, num_jobs + type_of[columns]]), np.concatenate([entry, entry])),
-        ),
-        shape=(num_jobs + len(capacity), count),
-    )
+    jobs, job_rows = np.unique(rows, return_inverse=True)
+    count = len(rows)
+    coefficients = np.stack([np.ones(count), num_gpus[columns]], axis=1).ravel()
+    lines = np.stack([job_rows, len(jobs) + type_of[columns]], axis=1).ravel()
+    matrix = csc_matrix((coefficients, lines, np.arange(0, 2 * count + 1, 2)), shape=(len(jobs) + len(capacity), count))
     result = milp(
         -values[rows, columns],
         integrality=np.ones(count),
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(constraint, ub=np.concatenate([np.ones(num_jobs), capacity])),
+        constraints=LinearConstraint(matrix, ub=np.concatenate([np.ones(len(jobs)), capacity])),
         options={"mip_rel_gap": relative_gap, "time_limit": time_limit_s},
     )
     if result.x is None:
-        return solve_by_prices(values, type_of, num_gpus, capacity)
+        return None
     taken = result.x > 0.5
     chosen[rows[taken]] = columns[taken]
     return chosen
@@ -80,8 +94,9 @@ def clear_market(
     """[J] the choice of each job at prices of a GPU of each type [T] at which jobs ask for no more than there is.
 
     Each job takes the choice with the greatest value less price. A type's price rises and falls with the ratio of demand to
-    capacity, by less each time. Then what is overbooked is taken back and what is free given to the best changes of single jobs; as
-    the relaxed problem's vertices leave at most one job for each type split (T coupling constraints), that is little.
+    capacity, by less each time; then subgradient steps (Polyak) lower the Lagrangian bound at the last values. What is overbooked is taken back,
+    what is free goes to the best changes of single jobs. Choices whose loss at the prices is above the distance between bound and answer
+    cannot be in the optimum (reduced-cost fixing); the few that remain are searched by dynamic programming where the tables are small.
 
     Args:
         values_at: prices [T] -> values [J, C]; non-positive and non-finite ones are never taken.
@@ -91,23 +106,114 @@ def clear_market(
         start: the first prices [T], above 0.
     """
     prices = np.maximum(start.astype(np.float64), 1e-12)
-    is_possible = num_gpus <= capacity[type_of]
-    demand = np.zeros(len(capacity))
     for step in range(_NUM_STEPS):
         values = values_at(prices)
         if not values.size:
             return np.full(len(values), -1, dtype=np.int64)
-        worth = np.where(is_possible & np.isfinite(values) & (values > 0), values, -np.inf)
-        reduced = worth - prices[type_of] * num_gpus
-        chosen = reduced.argmax(axis=1)
-        is_in = reduced[np.arange(len(chosen)), chosen] > 0
-        taken = chosen[is_in]
-        demand = np.bincount(type_of[taken], weights=num_gpus[taken], minlength=len(capacity))
-        if step < _NUM_STEPS - 1:
-            pull = _FIRST_PULL / (1 + step / 4)
-            prices *= np.clip((demand + 0.5) / (capacity + 0.5), 0.25, 4.0) ** pull
-    chosen[~is_in] = -1
-    return _repaired(worth, reduced, chosen, type_of, num_gpus, capacity)
+        market = _Market(values, type_of, num_gpus, capacity)
+        demand = market.ask(prices)
+        pull = _FIRST_PULL / (1 + step / 4)
+        prices = prices * np.clip((demand + 0.5) / (capacity + 0.5), 0.25, 4.0) ** pull
+    return market.best_at(prices)
+
+
+class _Market:
+    """Jobs with fixed values, and the prices with the lowest Lagrangian bound so far."""
+
+    def __init__(self, values: FloatArray, type_of: IntArray, num_gpus: IntArray, capacity: IntArray) -> None:
+        is_possible = (num_gpus <= capacity[type_of]) & np.isfinite(values) & (values > 0)
+        self._worth = np.where(is_possible, values, -np.inf)
+        self._type_of, self._num_gpus, self._capacity = type_of, num_gpus, capacity
+        self._rows = np.arange(len(values))
+
+    def ask(self, prices: FloatArray) -> FloatArray:
+        """[T] GPUs that jobs ask for at these prices."""
+        self.reduced = self._worth - prices[self._type_of] * self._num_gpus
+        self.chosen = self.reduced.argmax(axis=1)
+        self.surplus = np.maximum(self.reduced[self._rows, self.chosen], 0.0)
+        taken = self.chosen[self.surplus > 0]
+        self.bound = float(self.surplus.sum() + prices @ self._capacity)
+        return np.bincount(self._type_of[taken], weights=self._num_gpus[taken], minlength=len(self._capacity))
+
+    def best_at(self, prices: FloatArray) -> IntArray:
+        demand = self.ask(prices)
+        answer, value = self._mended()
+        lowest, best_prices = self.bound, prices
+        for _ in range(_NUM_POLYAK):
+            slope = self._capacity - demand
+            slope = np.where((prices <= 0) & (slope > 0), 0.0, slope)
+            size = float(slope @ slope)
+            if size == 0 or lowest - value <= _CLOSE * lowest:
+                break
+            prices = np.maximum(prices - 0.7 * (self.bound - value) / size * slope, 0.0)
+            demand = self.ask(prices)
+            if self.bound < lowest:
+                lowest, best_prices = self.bound, prices
+        self.ask(best_prices)
+        other, other_value = self._mended()
+        if other_value > value:
+            answer, value = other, other_value
+        if lowest - value <= _CLOSE * lowest:
+            return answer
+        return self._exact_core(answer, value, lowest)
+
+    def _mended(self) -> tuple[IntArray, float]:
+        start = np.where(self.surplus > 0, self.chosen, -1)
+        answer = _repaired(self._worth, self.reduced, start, self._type_of, self._num_gpus, self._capacity)
+        return answer, float(self._worth[self._rows, answer][answer >= 0].sum())
+
+    def _exact_core(self, answer: IntArray, value: float, bound: float) -> IntArray:
+        gap = (bound - value) * (1 + 1e-9)
+        is_open = self.surplus[:, None] - self.reduced <= gap
+        may_wait = self.surplus <= gap
+        options = is_open.sum(axis=1) + may_wait
+        settled = np.where((options == 1) & ~may_wait, is_open.argmax(axis=1), -1)
+        core = np.flatnonzero(options > 1)
+        holders = settled[settled >= 0]
+        used = np.bincount(self._type_of[holders], weights=self._num_gpus[holders], minlength=len(self._capacity))
+        room = self._capacity - used.astype(np.int64)
+        if not len(core) or (room < 0).any() or float(np.prod(room + 1.0)) * float(options[core].sum()) > _MAX_CORE_WORK:
+            return answer
+        choices = [[(float(self._worth[row, c]), int(c)) for c in np.flatnonzero(is_open[row])] for row in core.tolist()]
+        best = _dynamic_program(choices, may_wait[core].tolist(), self._type_of, self._num_gpus, room)
+        if best is None:
+            return answer
+        settled[core] = best
+        is_better = float(self._worth[self._rows, settled][settled >= 0].sum()) > value
+        return settled if is_better else answer
+
+
+def _dynamic_program(
+    choices: list[list[tuple[float, int]]], may_wait: list[bool], type_of: IntArray, num_gpus: IntArray, room: IntArray
+) -> list[int] | None:
+    """The best choice of each job, -1 for none, by the best value at every possible room of GPUs by type; None where nothing fits."""
+    table = np.zeros(tuple((room + 1).tolist()))
+    taken = []
+    for options, can_wait in zip(choices, may_wait, strict=True):
+        best = table.copy() if can_wait else np.full_like(table, -np.inf)
+        pick = np.full(table.shape, -1, dtype=np.int16)
+        for value, choice in options:
+            kind, count = int(type_of[choice]), int(num_gpus[choice])
+            if count > room[kind]:
+                continue
+            before = (slice(None),) * kind
+            target = (*before, slice(count, None))
+            offer = table[(*before, slice(None, -count))] + value
+            is_better = offer > best[target]
+            np.copyto(best[target], offer, where=is_better)
+            pick[target][is_better] = choice
+        table = best
+        taken.append(pick)
+    place = [int(count) for count in room]
+    if table[tuple(place)] == -np.inf:
+        return None
+    result = []
+    for pick in reversed(taken):
+        choice = int(pick[tuple(place)])
+        result.append(choice)
+        if choice >= 0:
+            place[type_of[choice]] -= int(num_gpus[choice])
+    return result[::-1]
 
 
 def _repaired(worth: FloatArray, reduced: FloatArray, chosen: IntArray, type_of: IntArray, num_gpus: IntArray, capacity: IntArray) -> IntArray:
