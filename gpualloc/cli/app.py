@@ -35,6 +35,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
         ),
+        "simulate": LazyCommand(
+            "gpualloc.cli.simulate:simulate",
+            "Simulate scheduling policies on a cluster over days: completion times, fairness, restarts, utilisation, cost.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
@@ -142,6 +146,7 @@ def _global_options(
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
       gpualloc rehearse ...     the same on GPUs that are not there
+      gpualloc simulate         what scheduling policies would do
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """

@@ -18,6 +18,7 @@ _FIRST_PULL = 0.7  # exponent of demand over capacity in the first step
 _NUM_POLYAK = 20
 _CLOSE = 1e-3  # relative distance to the bound at which an answer is good enough
 _MAX_CORE_WORK = 1e7  # table cells times choices, above which the remaining choices are not searched: 20 ms
+_MAX_MENDED = 300  # jobs whose choice is looked at again, the most nearly indifferent ones
 _MAX_REPAIRS = 10_000
 
 
@@ -159,7 +160,13 @@ class _Market:
 
     def _mended(self) -> tuple[IntArray, float]:
         start = np.where(self.surplus > 0, self.chosen, -1)
-        answer = _repaired(self._worth, self.reduced, start, self._type_of, self._num_gpus, self._capacity)
+        rows = self._rows
+        if len(rows) > _MAX_MENDED:  # those that another choice would cost least
+            others = self.reduced.copy()
+            others[rows, self.chosen] = -np.inf
+            loss = self.surplus - np.maximum(others.max(axis=1), np.where(self.surplus > 0, 0.0, -np.inf))
+            rows = np.argsort(loss, kind="stable")[:_MAX_MENDED]
+        answer = _repaired(self._worth, self.reduced, start, self._type_of, self._num_gpus, self._capacity, rows)
         return answer, float(self._worth[self._rows, answer][answer >= 0].sum())
 
     def _exact_core(self, answer: IntArray, value: float, bound: float) -> IntArray:
@@ -216,32 +223,42 @@ def _dynamic_program(
     return result[::-1]
 
 
-def _repaired(worth: FloatArray, reduced: FloatArray, chosen: IntArray, type_of: IntArray, num_gpus: IntArray, capacity: IntArray) -> IntArray:
-    """Takes back what is overbooked, cheapest loss first, then fills what is free by the best changes of single jobs."""
-    rows = np.arange(len(chosen))
+def _repaired(
+    worth: FloatArray,
+    reduced: FloatArray,
+    chosen: IntArray,
+    type_of: IntArray,
+    num_gpus: IntArray,
+    capacity: IntArray,
+    rows: IntArray | None = None,
+) -> IntArray:
+    """Takes back what is overbooked, cheapest loss first, then fills what is free by the best changes of single jobs, of `rows` only."""
+    chosen = chosen.copy()
     is_in = chosen >= 0
     free = capacity - np.bincount(type_of[chosen[is_in]], weights=num_gpus[chosen[is_in]], minlength=len(capacity)).astype(np.int64)
-    value = np.where(is_in, worth[rows, chosen], 0.0)
+    taken_back = []
     for kind in np.flatnonzero(free < 0).tolist():
         holders = np.flatnonzero((chosen >= 0) & (type_of[chosen] == kind))
         for row in holders[np.argsort(reduced[holders, chosen[holders]], kind="stable")].tolist():
             if free[kind] >= 0:
                 break
             free[kind] += num_gpus[chosen[row]]
-            chosen[row], value[row] = -1, 0.0
+            chosen[row] = -1
+            taken_back.append(row)
+    rows = np.arange(len(chosen)) if rows is None else np.union1d(rows, np.array(taken_back, dtype=np.int64))
+    part, offers = chosen[rows], worth[rows]
+    value = np.where(part >= 0, offers[np.arange(len(rows)), part], 0.0)
     for _ in range(_MAX_REPAIRS):
-        returned_type = np.where(chosen >= 0, type_of[chosen], -1)
-        returned = np.where(chosen >= 0, num_gpus[chosen], 0)
-        room = free[type_of][None, :] + np.where(returned_type[:, None] == type_of[None, :], returned[:, None], 0)
-        gain = np.where(num_gpus[None, :] <= room, worth - value[:, None], -np.inf)
-        extra = np.maximum(num_gpus[None, :] - np.where(returned_type[:, None] == type_of[None, :], returned[:, None], 0), 0.25)
-        score = np.where(gain > 1e-12, gain / extra, -np.inf)
-        flat = int(score.argmax())
-        row, choice = divmod(flat, score.shape[1])
-        if score[row, choice] == -np.inf:
+        returned_type = np.where(part >= 0, type_of[part], -1)
+        returned = np.where(returned_type[:, None] == type_of[None, :], num_gpus[part][:, None], 0)
+        gain = np.where(num_gpus[None, :] <= free[type_of][None, :] + returned, offers - value[:, None], -np.inf)
+        score = np.where(gain > 1e-12, gain / np.maximum(num_gpus[None, :] - returned, 0.25), -np.inf)
+        place, choice = divmod(int(score.argmax()), score.shape[1])
+        if score[place, choice] == -np.inf:
             break
-        if chosen[row] >= 0:
-            free[type_of[chosen[row]]] += num_gpus[chosen[row]]
+        if part[place] >= 0:
+            free[type_of[part[place]]] += num_gpus[part[place]]
         free[type_of[choice]] -= num_gpus[choice]
-        chosen[row], value[row] = choice, worth[row, choice]
+        part[place], value[place] = choice, offers[place, choice]
+    chosen[rows] = part
     return chosen

@@ -1,4 +1,11 @@
-"""gpualloc's own policy: shortest completion times for jobs that scale, on GPUs that differ."""
+"""gpualloc's own policy: short completion times for jobs that scale, on GPUs that differ.
+
+Each type's GPUs have a price, in completion time of jobs per GPU and second. A job that runs for long is best off where a unit of its work costs
+least, time and GPUs together: m_j = min_c (w_j + f_j price_c gpus_c) / speed_jc. A choice is worth speed_jc m_j now, less what its GPUs cost
+now, and prices are such that no more is asked for than there is. The factor f_j is what sets short jobs before long ones: the mean
+price over the job's remaining time over the present price. As jobs end, prices fall; a job with long to go will find GPUs cheap later on,
+so that it gives way now, as in SRPT and, for jobs that scale as a power of their GPUs, in heSRPT (Berg et al., SIGMETRICS 2020).
+"""
 
 from __future__ import annotations
 
@@ -11,76 +18,81 @@ from numpy.typing import NDArray
 from gpualloc.plan.assignment import clear_market
 from gpualloc.plan.choices import Choices, choices_of, keep_fixed
 from gpualloc.plan.placement import place
-from gpualloc.plan.policies.sia import restart_discount
 from gpualloc.plan.protocol import Allocation, ClusterView, JobView, Plan
+
+FloatArray = NDArray[np.float64]
+_LEAST_LEFT = 0.05  # of what is done: what a job that says it is nearly finished counts as having left; it may have erred
+_LEAST_KEPT = 0.3  # of a horizon that a restart leaves
+_LEAST_DISCOUNT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
+    """Work left is what jobs declare; those that declare nothing count as half done, and as having an hour on their slowest GPU to go at least."""
+
     name: str = "gpualloc"
-    horizon_s: float = 900.0
-    floor: float = 0.5
-    tau_s: float = 3600.0
-    rounds: int = 5
-    mode: str = "tau"
-    discount: str = "both"
-    k: float = 1.0
-    exact: bool = False
-    hr: float = 0.0
-    conc: float = 1.0
+    price_floor: float = 0.0  # least of f_j; 1: remaining work does not matter
+    horizon_s: float = 500.0  # for which a new allocation is taken to last where jobs arrive all the time
+    unknown_work_s: float = 3600.0  # on the slowest GPU
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:
         choices = choices_of(jobs, cluster, current)
-        chosen = self.choose(choices)
-        return place(choices, chosen, cluster, current)
+        return place(choices, self.choose(choices), cluster, current)
 
-    def choose(self, choices: Choices):
-        rates = choices.rates
-        left = choices.attribute("progress_left")
-        done = choices.attribute("progress_done")
-        left = np.maximum(left, 0.05 * done)
+    def choose(self, choices: Choices) -> NDArray[np.int64]:
+        """[J] the choice of each job, -1: none."""
+        if not choices.rates.size:
+            return np.full(len(choices.jobs), -1, dtype=np.int64)
+        rows = np.arange(len(choices.jobs))
+        weight = choices.attribute("weight")[:, None]
+        speed = choices.rates / choices.base_rates()[:, None]
+        with np.errstate(divide="ignore"):
+            per_work = np.where(speed > 0, 1 / speed, np.inf)
+        work_s = self._work_left_s(choices)
+        worth = speed * self._staying_factor(choices, work_s[:, None] * per_work)
+
+        def values_at(prices: FloatArray) -> FloatArray:
+            rent = (prices[choices.type_of] * choices.num_gpus)[None, :]
+            cheapest = ((weight + rent) * per_work).argmin(axis=1)
+            factor = self._price_factors(work_s * per_work[rows, cheapest])
+            unit_cost = ((weight + factor[:, None] * rent) * per_work).min(axis=1)
+            return keep_fixed(worth * np.where(np.isfinite(unit_cost), unit_cost, 0.0)[:, None], choices)
+
+        start = np.full(len(choices.capacity), float(weight.sum() / choices.capacity.sum()))
+        return clear_market(values_at, choices.type_of, choices.num_gpus, choices.capacity, start)
+
+    def _work_left_s(self, choices: Choices) -> FloatArray:
+        """[J] seconds on the slowest GPU that runs the job."""
         base = choices.base_rates()
-        speed = rates / base[:, None]
-        work = left / base
-        w = choices.attribute("weight")
-        g = choices.num_gpus
-        restart = choices.attribute("restart_cost_s")[:, None] * ~choices.is_held() * (choices.held >= 0)[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            need = np.where(speed > 0, work[:, None] / speed, np.inf)
-            inv = np.where(speed > 0, 1 / speed, np.inf)
-        span = np.minimum(need + restart, np.maximum(self.horizon_s, self.hr * restart))
-        useful = np.maximum(span - self.k * restart, 0.0) / span
-        if self.discount == "sia":
-            useful = np.where(choices.is_held(), 1.0, restart_discount(choices)[:, None])
-        elif self.discount == "both":
-            useful = np.minimum(useful, np.where(choices.is_held(), 1.0, restart_discount(choices)[:, None]))
-        eff = speed * useful
-        J = len(w)
-        rows = np.arange(J)
+        left, done = choices.attribute("progress_left"), choices.attribute("progress_done")
+        guessed = np.maximum(done, self.unknown_work_s * base)
+        return np.maximum(np.where(np.isnan(left), guessed, left), np.maximum(_LEAST_LEFT * done, 1e-9 * base)) / base
 
-        def values_at(lam):
-            price = lam[choices.type_of] * g
-            c = ((w[:, None] + price[None, :]) * inv).argmin(axis=1)
-            T = need[rows, c]
-            if self.mode == "tau":
-                x = T / self.tau_s
-                f = self.floor + (1 - self.floor) * (-np.expm1(-x)) / np.maximum(x, 1e-9)
-            else:
-                order = np.argsort(T, kind="stable")
-                Ts = T[order]
-                n = J - rows
-                seg = np.diff(np.concatenate([[0.0], Ts])) * n
-                avg = np.cumsum(seg) / np.maximum(Ts, 1e-9) / J
-                f = np.empty(J)
-                f[order] = self.floor + (1 - self.floor) * avg
-            m = ((w[:, None] + f[:, None] * price[None, :]) * inv).min(axis=1)
-            return keep_fixed((eff if self.conc == 1 else eff) * np.where(np.isfinite(m), m, 0)[:, None], choices)
+    def _price_factors(self, time_left_s: FloatArray) -> FloatArray:
+        """[J] f_j: the mean number of present jobs still there over a job's remaining time, over their number now."""
+        order = np.argsort(time_left_s, kind="stable")
+        ends = time_left_s[order]
+        count = len(ends)
+        is_finite = np.isfinite(ends)
+        lengths = np.diff(np.where(is_finite, ends, 0.0), prepend=0.0)
+        job_seconds = np.cumsum(np.maximum(lengths, 0.0) * (count - np.arange(count)))
+        mean = np.where(is_finite, job_seconds / np.maximum(ends, 1e-9) / count, 1.0)
+        factors = np.empty(count)
+        factors[order] = self.price_floor + (1 - self.price_floor) * np.minimum(mean, 1.0)
+        return factors
 
-        if self.exact:
-            from gpualloc.plan import assignment
-            seen = []
-            def spy(lam):
-                v = values_at(lam); seen.append(v); return v
-            clear_market(spy, choices.type_of, choices.num_gpus, choices.capacity, np.full(len(choices.capacity), w.sum() / choices.capacity.sum()))
-            return assignment.solve_exactly(seen[-1], choices.type_of, choices.num_gpus, choices.capacity)
-        return clear_market(values_at, choices.type_of, choices.num_gpus, choices.capacity, np.full(len(choices.capacity), w.sum() / choices.capacity.sum()))
+    def _staying_factor(self, choices: Choices, time_left_s: FloatArray) -> FloatArray:
+        """[J, C] above 1 for what a job holds: leaving it costs a restart, now or later.
+
+        It is the greatest of: what a restart takes from the horizon, which grows with the time since the last arrival; what it takes from the job's
+        remaining time; and Pollux's discount for jobs that restarted often (OSDI 2021, eq. 18).
+        """
+        cost = np.maximum(choices.attribute("restart_cost_s"), 1e-9)
+        age = choices.attribute("age_s")
+        horizon = self.horizon_s + float(age.min())
+        of_horizon = np.maximum(1 - cost / horizon, _LEAST_KEPT)
+        left = time_left_s[np.arange(len(cost)), choices.held]
+        of_rest = np.where(np.isfinite(left), left, 0.0) / (np.where(np.isfinite(left), left, 0.0) + cost)
+        of_past = (age - choices.attribute("num_restarts") * cost) / (age + cost)
+        kept = np.clip(np.minimum(np.minimum(of_horizon, of_rest), of_past), _LEAST_DISCOUNT, 1.0)
+        return np.where(choices.is_held(), 1 / kept[:, None], 1.0)
