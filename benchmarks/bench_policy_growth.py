@@ -2,8 +2,8 @@
 
     python benchmarks/bench_policy_growth.py --output benchmarks/results/policy_growth_DATE.json
 
-Jobs are of the shipped types at random progress; the round that is timed is one in the middle: what the round before planned runs, a tenth of the jobs
-are new. Best and median of the repeats, wall-clock, one process.
+Jobs are of the shipped types at random progress; the round that is timed is one in the middle: what the round before planned runs, a
+tenth of the jobs are new. Best and median of the repeats, wall-clock, one process.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python benchmarks/compare_policies.py --rates DIR --output benchmarks/results/policies_DATE.json
 
-DIR holds tables of measured steps (docs/simulate.md). Traces differ in arrivals (Poisson, bursts) and mix (philly, saturn); no figure of the
-policies was chosen on these seeds. Policies that use no declared work run once; gpualloc and srtf run with 30 % error in it, and without any.
+DIR holds tables of measured steps (docs/simulate.md). Traces differ in arrivals (Poisson, bursts) and mix (philly, saturn); no figure of
+the policies was chosen on these seeds. Policies that use no declared work run once; gpualloc and srtf run with 30 % error in it, and
+without any.
 Ratios are to sia on the same trace, with 95 % intervals over traces. `--keep FILE` takes over the policies that a former output holds.
 """
 
@@ -28,11 +29,23 @@ from gpualloc.plan.simulation.metrics import summarise
 FIRST_SEED = 100
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty")
 USE_DECLARED_WORK = ("gpualloc", "srtf")
-FIGURES = ("mean_jct_h", "p50_jct_h", "p99_jct_h", "makespan_h", "gpu_hours", "mean_restarts", "p99_fairness", "worst_fairness", "unfair_share")
+FIGURES = (
+    "mean_jct_h",
+    "p50_jct_h",
+    "p99_jct_h",
+    "makespan_h",
+    "gpu_hours",
+    "mean_restarts",
+    "p99_fairness",
+    "worst_fairness",
+    "unfair_share",
+)
 CLUSTER = "mixed64"
 
 
-def runs_of(name: str, work_error: float | None, num_traces: int, types: dict[str, JobType], max_growth: float | None) -> list[dict[str, Any]]:
+def runs_of(
+    name: str, work_error: float | None, num_traces: int, types: dict[str, JobType], max_growth: float | None
+) -> list[dict[str, Any]]:
     cluster, _ = load_cluster(CLUSTER)
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED + num_traces):

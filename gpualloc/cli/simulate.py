@@ -77,12 +77,10 @@ def simulate(
     job_types = assumed_job_types() if rates is None else measured_job_types(rates)
     if trace is not None:
         read = read_trace(trace, job_types)
-        traces = {seed: read for seed in range(seeds)}
+        traces = dict.fromkeys(range(seeds), read)
     else:
         shares = {name: share for name, share in MIXES[mix].items() if name in job_types}
-        traces = {
-            seed: generate_trace(num_jobs=jobs, hours=hours, arrivals=arrivals, mix=shares, seed=seed) for seed in range(seeds)
-        }
+        traces = {seed: generate_trace(num_jobs=jobs, hours=hours, arrivals=arrivals, mix=shares, seed=seed) for seed in range(seeds)}
     comparison = compare(policies, traces, job_types, machine, options, prices_per_hour=prices, tell=_say)
     if timeline is not None:
         from gpualloc.cli.tables import json_text
@@ -157,7 +155,8 @@ def _print_table(comparison: Comparison, names: tuple[str, ...], machine: Cluste
         costs = [summary.cost for summary in comparison.summaries[name]]
         cost = sum(value for value in costs if value is not None) / len(costs) if None not in costs else None
         figure = {key: comparison.interval(name, key).mean for key in (
-            "p50_jct_h", "p99_jct_h", "makespan_h", "gpu_hours", "mean_restarts", "utilisation", "p99_fairness", "unfair_share", "mean_plan_ms"
+            "p50_jct_h", "p99_jct_h", "makespan_h", "gpu_hours", "mean_restarts", "utilisation", "p99_fairness", "unfair_share",
+            "mean_plan_ms",
         )}  # fmt: skip
         rows.append(
             Row(

@@ -19,6 +19,7 @@ _NUM_POLYAK = 20
 _CLOSE = 1e-3  # relative distance to the bound at which an answer is good enough
 _MAX_CORE_WORK = 1e7  # table cells times choices, above which the remaining choices are not searched: 20 ms
 _MAX_MENDED = 300  # jobs whose choice is looked at again, the most nearly indifferent ones
+_JOBS_PER_CHANGE = 150  # so many jobs more, and one more changes between two looks at all of them
 _MAX_REPAIRS = 10_000
 
 
@@ -94,10 +95,11 @@ def clear_market(
 ) -> IntArray:
     """[J] the choice of each job at prices of a GPU of each type [T] at which jobs ask for no more than there is.
 
-    Each job takes the choice with the greatest value less price. A type's price rises and falls with the ratio of demand to
-    capacity, by less each time; then subgradient steps (Polyak) lower the Lagrangian bound at the last values. What is overbooked is taken back,
-    what is free goes to the best changes of single jobs. Choices whose loss at the prices is above the distance between bound and answer
-    cannot be in the optimum (reduced-cost fixing); the few that remain are searched by dynamic programming where the tables are small.
+    Each job takes the choice with the greatest value less price. A type's price rises and falls with the ratio of demand to capacity,
+    by less each time; then subgradient steps (Polyak) lower the Lagrangian bound at the last values. What is overbooked is taken back,
+    what is free goes to the best changes of single jobs. Choices whose loss at the prices is above the distance between bound and
+    answer cannot be in the optimum (reduced-cost fixing); the few that remain are searched by dynamic programming where the tables are
+    small.
 
     Args:
         values_at: prices [T] -> values [J, C]; non-positive and non-finite ones are never taken.
@@ -134,7 +136,7 @@ class _Market:
         self.surplus = np.maximum(self.reduced[self._rows, self.chosen], 0.0)
         taken = self.chosen[self.surplus > 0]
         self.bound = float(self.surplus.sum() + prices @ self._capacity)
-        return np.bincount(self._type_of[taken], weights=self._num_gpus[taken], minlength=len(self._capacity))
+        return np.bincount(self._type_of[taken], weights=self._num_gpus[taken], minlength=len(self._capacity)).astype(np.float64)
 
     def best_at(self, prices: FloatArray) -> IntArray:
         demand = self.ask(prices)
@@ -205,7 +207,8 @@ def _dynamic_program(
                 continue
             before = (slice(None),) * kind
             target = (*before, slice(count, None))
-            offer = table[(*before, slice(None, -count))] + value
+            source = (*before, slice(None, -count))
+            offer = table[source] + value
             is_better = offer > best[target]
             np.copyto(best[target], offer, where=is_better)
             pick[target][is_better] = choice
@@ -245,20 +248,29 @@ def _repaired(
             free[kind] += num_gpus[chosen[row]]
             chosen[row] = -1
             taken_back.append(row)
-    rows = np.arange(len(chosen)) if rows is None else np.union1d(rows, np.array(taken_back, dtype=np.int64))
+    rows = np.arange(len(chosen)) if rows is None else np.union1d(rows, np.array(taken_back[-_MAX_MENDED:], dtype=np.int64))
     part, offers = chosen[rows], worth[rows]
-    value = np.where(part >= 0, offers[np.arange(len(rows)), part], 0.0)
+    every = np.arange(len(rows))
+    value = np.where(part >= 0, offers[every, part], 0.0)
+    num_at_once = 1 + len(rows) // _JOBS_PER_CHANGE
     for _ in range(_MAX_REPAIRS):
         returned_type = np.where(part >= 0, type_of[part], -1)
         returned = np.where(returned_type[:, None] == type_of[None, :], num_gpus[part][:, None], 0)
         gain = np.where(num_gpus[None, :] <= free[type_of][None, :] + returned, offers - value[:, None], -np.inf)
         score = np.where(gain > 1e-12, gain / np.maximum(num_gpus[None, :] - returned, 0.25), -np.inf)
-        place, choice = divmod(int(score.argmax()), score.shape[1])
-        if score[place, choice] == -np.inf:
+        choice_of = score.argmax(axis=1)
+        best = score[every, choice_of]
+        places = np.argsort(-best, kind="stable")[:num_at_once]
+        if best[places[0]] == -np.inf:
             break
-        if part[place] >= 0:
-            free[type_of[part[place]]] += num_gpus[part[place]]
-        free[type_of[choice]] -= num_gpus[choice]
-        part[place], value[place] = choice, offers[place, choice]
+        for place in places.tolist():
+            choice, before = int(choice_of[place]), int(part[place])
+            back = int(num_gpus[before]) if before >= 0 and type_of[before] == type_of[choice] else 0
+            if best[place] == -np.inf or num_gpus[choice] > free[type_of[choice]] + back:
+                continue
+            if before >= 0:
+                free[type_of[before]] += num_gpus[before]
+            free[type_of[choice]] -= num_gpus[choice]
+            part[place], value[place] = choice, offers[place, choice]
     chosen[rows] = part
     return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +36,8 @@ class Choices:
 
     def is_held(self) -> NDArray[np.bool_]:
         """[J, C] whether the choice is the one that the job holds."""
-        return np.arange(len(self.shapes))[None, :] == self.held[:, None]
+        result: NDArray[np.bool_] = np.arange(len(self.shapes))[None, :] == self.held[:, None]
+        return result
 
     def base_rates(self) -> NDArray[np.float64]:
         """[J] the slowest rate at which a job can run at all: what Sia normalises by (Jayaram Subramanya et al., SOSP 2023, 3.3)."""
@@ -134,23 +134,17 @@ def _rates(
                 block[row] = [(job.rate(gpu_type, nodes, gpus) or 0.0) if low <= gpus <= high else 0.0 for nodes, gpus in shapes]
         blocks.append(block)
     rates = np.hstack(blocks) if blocks else np.zeros((len(jobs), 0))
-    low = np.array([job.min_gpus for job in jobs])[:, None]
-    high = np.array([job.max_gpus for job in jobs])[:, None]
-    is_usable = np.isfinite(rates) & (rates > 0) & (num_gpus >= low) & (num_gpus <= high)
+    lowest = np.array([job.min_gpus for job in jobs])[:, None]
+    highest = np.array([job.max_gpus for job in jobs])[:, None]
+    is_usable = np.isfinite(rates) & (rates > 0) & (num_gpus >= lowest) & (num_gpus <= highest)
     return np.where(is_usable, rates, 0.0)
 
 
 def gpus_on_nodes(sizes: Sequence[int], shape: Shape) -> list[int]:
     """GPUs on each node of an allocation: whole nodes, the rest on the last."""
-    num_nodes, num_gpus = shape
-    if num_nodes == 1:
-        return [num_gpus]
-    if num_gpus % num_nodes == 0:
-        return [num_gpus // num_nodes] * num_nodes
-    size = max(sizes)
-    counts = Counter[int]()
-    left = num_gpus
-    for node in range(num_nodes):
-        counts[node] = max(1, min(size, left - (num_nodes - node - 1)))
-        left -= counts[node]
-    return [counts[node] for node in range(num_nodes)]
+    num_nodes, left = shape
+    counts = []
+    for others in range(num_nodes - 1, -1, -1):
+        counts.append(max(1, min(max(sizes), left - others)) if others else left)
+        left -= counts[-1]
+    return counts

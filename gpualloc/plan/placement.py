@@ -1,8 +1,8 @@
 """From choices to concrete nodes: gangs whole, running jobs left in place, few fragments.
 
 Jobs that keep their choice keep their nodes. The others are placed largest first: several nodes take whole ones, the rest goes where it
-leaves the least free (best fit). Where fragments are in the way, the fewest GPUs' worth of smaller jobs move. With nodes and counts that are powers
-of two this always succeeds; else a job that finds no room gets a smaller shape, or waits.
+leaves the least free (best fit). Where fragments are in the way, the fewest GPUs' worth of smaller jobs move. With nodes and counts that
+are powers of two this always succeeds; else a job that finds no room gets a smaller shape, or waits.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from gpualloc.bench.interval import student_quantile, is_tight, median_interval
+from gpualloc.bench.interval import is_tight, median_interval, student_quantile
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (7, 2.365), (19, 2.093), (100, 1.984)])

@@ -49,7 +49,19 @@ def test_a_trace_and_a_cluster_of_ones_own(tmp_path: Path) -> None:
     trace, cluster = tmp_path / "jobs.csv", tmp_path / "cluster.yaml"
     trace.write_text("job_id,submit_time_s,job_type\na,0,cifar10\nb,60,bert\n")
     cluster.write_text("nodes: [{gpu_type: a100, nodes: 1, gpus_per_node: 8, price_per_gpu_hour: 2}]\n")
-    arguments = ("simulate", "--trace", str(trace), "--cluster", str(cluster), "--policy", "gpualloc", "--seeds", "1", "--work-error", "none")
+    arguments = (
+        "simulate",
+        "--trace",
+        str(trace),
+        "--cluster",
+        str(cluster),
+        "--policy",
+        "gpualloc",
+        "--seeds",
+        "1",
+        "--work-error",
+        "none",
+    )
     data = json.loads(run(*arguments, "--failures", "50", "--json").stdout)
     (summary,) = data["policies"][0]["by_seed"]
     assert summary["num_jobs"] == 2

@@ -1,10 +1,11 @@
 """gpualloc's own policy: short completion times for jobs that scale, on GPUs that differ.
 
-Each type's GPUs have a price, in completion time of jobs per GPU and second. A job that runs for long is best off where a unit of its work costs
-least, time and GPUs together: m_j = min_c (w_j + f_j price_c gpus_c) / speed_jc. A choice is worth speed_jc m_j now, less what its GPUs cost
-now, and prices are such that no more is asked for than there is. The factor f_j is what sets short jobs before long ones: the mean
-price over the job's remaining time over the present price. As jobs end, prices fall; a job with long to go will find GPUs cheap later on,
-so that it gives way now, as in SRPT and, for jobs that scale as a power of their GPUs, in heSRPT (Berg et al., SIGMETRICS 2020).
+Each type's GPUs have a price, in completion time of jobs per GPU and second. A job that runs for long is best off where a unit of its
+work costs least, time and GPUs together: m_j = min_c (w_j + f_j price_c gpus_c) / speed_jc. A choice is worth speed_jc m_j now, less
+what its GPUs cost now, and prices are such that no more is asked for than there is. The factor f_j is what sets short jobs before long
+ones: the mean price over the job's remaining time over the present price. As jobs end, prices fall; a job with long to go will find
+GPUs cheap later on, so that it gives way now, as in SRPT and, for jobs that scale as a power of their GPUs, in heSRPT (Berg et al.,
+SIGMETRICS 2020).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ _LEAST_DISCOUNT = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """Work left is what jobs declare; those that declare nothing count as half done, and as having an hour on their slowest GPU to go at least."""
+    """Work left is what jobs declare; those that declare nothing count as half done, with an hour on their slowest GPU to go at least."""
 
     name: str = "gpualloc"
     price_floor: float = 0.0  # least of f_j; 1: remaining work does not matter
+    price_power: float = 2.0  # of f_j; above 1: more weight to short jobs than present jobs alone would give, as more arrive
     horizon_s: float = 500.0  # for which a new allocation is taken to last where jobs arrive all the time
     unknown_work_s: float = 3600.0  # on the slowest GPU
 
@@ -69,7 +71,7 @@ class Completion:
         return np.maximum(np.where(np.isnan(left), guessed, left), np.maximum(_LEAST_LEFT * done, 1e-9 * base)) / base
 
     def _price_factors(self, time_left_s: FloatArray) -> FloatArray:
-        """[J] f_j: the mean number of present jobs still there over a job's remaining time, over their number now."""
+        """[J] f_j: the mean number of present jobs still there over a job's remaining time, over their number now, to `price_power`."""
         order = np.argsort(time_left_s, kind="stable")
         ends = time_left_s[order]
         count = len(ends)
@@ -78,21 +80,20 @@ class Completion:
         job_seconds = np.cumsum(np.maximum(lengths, 0.0) * (count - np.arange(count)))
         mean = np.where(is_finite, job_seconds / np.maximum(ends, 1e-9) / count, 1.0)
         factors = np.empty(count)
-        factors[order] = self.price_floor + (1 - self.price_floor) * np.minimum(mean, 1.0)
+        factors[order] = self.price_floor + (1 - self.price_floor) * np.minimum(mean, 1.0) ** self.price_power
         return factors
 
     def _staying_factor(self, choices: Choices, time_left_s: FloatArray) -> FloatArray:
-        """[J, C] above 1 for what a job holds: leaving it costs a restart, now or later.
+        """[J, C] above 1 for what a job holds, below 1 for what would not last: leaving costs a restart, now or later.
 
-        It is the greatest of: what a restart takes from the horizon, which grows with the time since the last arrival; what it takes from the job's
-        remaining time; and Pollux's discount for jobs that restarted often (OSDI 2021, eq. 18).
+        Of a move it counts the greatest of what a restart takes from the horizon, which grows with the time since the last arrival; what it
+        takes from the job's remaining time there; and Pollux's discount for jobs that restarted often (OSDI 2021, eq. 18).
         """
         cost = np.maximum(choices.attribute("restart_cost_s"), 1e-9)
         age = choices.attribute("age_s")
-        horizon = self.horizon_s + float(age.min())
-        of_horizon = np.maximum(1 - cost / horizon, _LEAST_KEPT)
-        left = time_left_s[np.arange(len(cost)), choices.held]
-        of_rest = np.where(np.isfinite(left), left, 0.0) / (np.where(np.isfinite(left), left, 0.0) + cost)
+        of_horizon = np.maximum(1 - cost / (self.horizon_s + float(age.min())), _LEAST_KEPT)
         of_past = (age - choices.attribute("num_restarts") * cost) / (age + cost)
-        kept = np.clip(np.minimum(np.minimum(of_horizon, of_rest), of_past), _LEAST_DISCOUNT, 1.0)
-        return np.where(choices.is_held(), 1 / kept[:, None], 1.0)
+        kept = np.clip(np.minimum(of_horizon, of_past), _LEAST_DISCOUNT, 1.0)[:, None]
+        rest_s = np.where(np.isfinite(time_left_s), time_left_s, 0.0)
+        of_rest = np.where((choices.held >= 0)[:, None], rest_s / (rest_s + cost[:, None]), 1.0)
+        return np.where(choices.is_held(), 1 / kept, np.minimum(1.0, of_rest / kept))

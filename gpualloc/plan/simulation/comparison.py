@@ -15,7 +15,17 @@ from gpualloc.plan.simulation.job_types import JobType
 from gpualloc.plan.simulation.metrics import Summary, summarise
 from gpualloc.plan.simulation.trace import TraceJob
 
-COMPARED = ("mean_jct_h", "p50_jct_h", "p99_jct_h", "makespan_h", "gpu_hours", "mean_restarts", "utilisation", "p99_fairness", "worst_fairness")
+COMPARED = (
+    "mean_jct_h",
+    "p50_jct_h",
+    "p99_jct_h",
+    "makespan_h",
+    "gpu_hours",
+    "mean_restarts",
+    "utilisation",
+    "p99_fairness",
+    "worst_fairness",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

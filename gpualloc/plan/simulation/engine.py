@@ -1,6 +1,7 @@
 """The simulation: jobs of a trace arrive, a policy plans every round, jobs progress, restart, finish; nodes fail and come back.
 
-One seeded loop over rounds. Within a round a job's goodput is held; finishing times inside it are exact, and its GPUs are free from the next round on.
+One seeded loop over rounds. Within a round a job's goodput is held; finishing times inside it are exact, and its GPUs are
+free from the next round on.
 """
 
 from __future__ import annotations
@@ -110,7 +111,14 @@ class SimulatedJob:
     def max_gpus(self) -> int:
         if self.max_growth is None:
             return self.trace.max_gpus
-        return max(self.trace.min_gpus, min(self.trace.max_gpus, int(self.max_growth * self.most_gpus), ), 1)
+        return max(
+            self.trace.min_gpus,
+            min(
+                self.trace.max_gpus,
+                int(self.max_growth * self.most_gpus),
+            ),
+            1,
+        )
 
     @property
     def gpu_types(self) -> tuple[str, ...] | None:
@@ -138,9 +146,9 @@ class SimulatedJob:
         return min(int(self.progress_done / self.total_progress * NUM_LEVELS), NUM_LEVELS - 1)
 
     def rates(self, gpu_type: str, shapes: Sequence[Shape]) -> NDArray[np.float64]:
-        true = self.job_type.goodputs(gpu_type, tuple(shapes))[self.level()]
+        true: NDArray[np.float64] = self.job_type.goodputs(gpu_type, tuple(shapes))[self.level()]
         factor = self.rate_factors.get(gpu_type)
-        return true if factor is None else true * factor
+        return true if factor is None else np.multiply(true, factor)
 
     def rate(self, gpu_type: str, num_nodes: int, num_gpus: int) -> float | None:
         return float(self.rates(gpu_type, ((num_nodes, num_gpus),))[0]) or None
@@ -155,7 +163,8 @@ def simulate(
     """Runs the trace to its end.
 
     Raises:
-        GpuallocError: the policy broke its promises (more GPUs than there are, a job that is not there), or jobs are left that it never runs.
+        GpuallocError: the policy broke its promises (more GPUs than there are, a job that is not there), or jobs are
+            left that it never runs.
     """
     return _Simulation(policy, trace, job_types, cluster, options).run()
 
@@ -191,7 +200,9 @@ class _Simulation:
         work_draw = float(rng.uniform(-1, 1))
         rate_draws = rng.standard_normal(16)
         types = sorted({node.gpu_type for node in self.cluster.nodes})
-        factors = {gpu: float(np.exp(options.rate_error * rate_draws[place])) for place, gpu in enumerate(types)} if options.rate_error else {}
+        factors = (
+            {gpu: float(np.exp(options.rate_error * rate_draws[place])) for place, gpu in enumerate(types)} if options.rate_error else {}
+        )
         return SimulatedJob(
             trace=trace,
             job_type=job_type,
@@ -226,8 +237,8 @@ class _Simulation:
             self._advance(self.options.round_s)
             if self.now_s > self.options.max_hours * 3600:
                 raise GpuallocError(
-                    f"{self.policy.name} has not finished {len(self.active) + len(self.waiting)} jobs after {self.options.max_hours:g} simulated hours; "
-                    "give a larger cluster, fewer jobs or a higher limit"
+                    f"{self.policy.name} has {len(self.active) + len(self.waiting)} jobs left after {self.options.max_hours:g} "
+                    "simulated hours; give a larger cluster, fewer jobs or a higher limit"
                 )
         return SimulationRun(
             policy=self.policy.name,

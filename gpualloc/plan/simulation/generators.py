@@ -20,8 +20,8 @@ def generate_trace(
 ) -> tuple[TraceJob, ...]:
     """`num_jobs` jobs over `hours`, in order of arrival.
 
-    Poisson arrivals, given how many there are, are independent and uniform in time. Bursts begin so, too, and their jobs follow within minutes,
-    as where a user submits a sweep.
+    Poisson arrivals, given how many there are, are independent and uniform in time. Bursts begin so, too, and their jobs follow within
+    minutes,     as where a user submits a sweep.
 
     Args:
         num_jobs: at least 1.

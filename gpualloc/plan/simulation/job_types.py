@@ -85,7 +85,8 @@ class JobType:
         ratio = self.noise_ratios[:, None]
         gain = (ratio + 1) / (ratio * training.init_batch_size / batches[None, :] + 1)
         goodput = np.where((local >= low - 1e-8)[None, :], gain / seconds[None, :], 0.0)
-        return np.nan_to_num(goodput).max(axis=1) / training.slowdown
+        best: NDArray[np.float64] = np.nan_to_num(goodput).max(axis=1) / training.slowdown
+        return best
 
     @cached_property
     def noise_ratios(self) -> NDArray[np.float64]:

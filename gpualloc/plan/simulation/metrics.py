@@ -75,8 +75,8 @@ def fairness_ratios(
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """[J] finish-time fairness (Mahajan et al., Themis, NSDI 2020): completion time over that alone on 1 / N of the cluster.
 
-    N is the mean number of jobs in the system while the job was. Alone it runs on 1 / N of the GPUs, at least one, of one type; the time is the
-    mean over types, weighted by their GPUs (as in Sia, SOSP 2023, section 5.2).
+    N is the mean number of jobs in the system while the job was. Alone it runs on 1 / N of the GPUs, at least one, of one type; the time
+    is the mean over types, weighted by their GPUs (as in Sia, SOSP 2023, section 5.2).
     """
     sizes: dict[str, list[int]] = {}
     for node in cluster.nodes:

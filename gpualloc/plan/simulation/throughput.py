@@ -118,7 +118,8 @@ def read_measured(path: Path) -> dict[str, MeasuredSteps]:
                     is_sound = False
                 if not is_sound:
                     raise UsageError(
-                        f"{path}:{reader.line_num}: {dict(row)} is no measured step; counts and times are numbers above 0, sync_time_s < step_time_s"
+                        f"{path}:{reader.line_num}: {dict(row)} is no measured step; "
+                        "counts and times are numbers above 0, sync_time_s < step_time_s"
                     )
                 rows[row["model"]][shape][batch].append((step, sync))
     except (OSError, UnicodeDecodeError) as error:

@@ -41,5 +41,6 @@ def utilisation_lines(run: SimulationRun, cluster: Cluster, num_columns: int) ->
             row[column] += max(min(span.end_s, high) - max(span.start_s, low), 0.0) / slice_s * span.allocation.num_gpus
     width = max(map(len, totals))
     return [
-        f"{kind.ljust(width)} |{''.join(_SHADES[min(round(busy / totals[kind] * 9), 9)] for busy in used[kind])}|" for kind in sorted(totals)
+        f"{kind.ljust(width)} |{''.join(_SHADES[min(round(busy / totals[kind] * 9), 9)] for busy in used[kind])}|"
+        for kind in sorted(totals)
     ]

@@ -18,7 +18,9 @@ class LinearSteps:
         return np.full(len(local_batch_sizes), 1.0 / shape[1]), np.zeros(len(local_batch_sizes))
 
 
-def linear_type(name: str = "plain", *, seconds_on_one_gpu: float = 1000.0, restart_cost_s: float = 10.0, category: str = "small") -> JobType:
+def linear_type(
+    name: str = "plain", *, seconds_on_one_gpu: float = 1000.0, restart_cost_s: float = 10.0, category: str = "small"
+) -> JobType:
     training = Training(
         name=name,
         kind="image",

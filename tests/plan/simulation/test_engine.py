@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -88,7 +89,8 @@ def test_the_timeline_is_what_was_held() -> None:
         ("c", 1200.0, 1595.0, {"n": 2}),
     ]
     (line,) = utilisation_lines(run, TWO_GPUS, 11)
-    assert line == "t4 |@@@@@@+#++@|" or line.startswith("t4 |@@@@@@")
+    # slices of 145 s: all in use until a ends at 910, one GPU until 960, all until b ends at 1130, one until 1200, then all
+    assert line == "t4 |@@@@@@%%+@@|"
 
 
 def test_a_failure_stops_the_jobs_of_the_node_and_loses_what_was_not_saved() -> None:
@@ -123,7 +125,7 @@ def test_jobs_that_may_only_double_begin_with_one_gpu() -> None:
     run = simulate(policy_named("greedy"), trace, TYPES, make_cluster(n=("t4", 8)), replace(TRUTH, max_growth=2.0))
     counts = [span.allocation.num_gpus for span in run.spans]
     assert counts[0] == 1
-    assert all(after <= 2 * before for before, after in zip(counts, counts[1:], strict=False))
+    assert all(after <= 2 * before for before, after in itertools.pairwise(counts))
 
 
 @pytest.mark.parametrize(("error", "left"), [(None, {None}), (0.0, {1000.0})])
@@ -148,7 +150,7 @@ def test_an_error_in_the_declared_work_stays_within_its_share() -> None:
             factors.extend((job.progress_left or 0.0) / (1000.0 - job.progress_done) for job in jobs)
             return super().allocate(now_s, jobs, cluster, current)
 
-    for seed in range(12):
+    for seed in range(40):
         simulate(Spy({0: {"a": 2}}), three_jobs()[:1], TYPES, TWO_GPUS, replace(TRUTH, work_error=0.3, seed=seed))
     assert 0.7 <= min(factors) < 0.85 < 1.15 < max(factors) <= 1.3
 
@@ -188,7 +190,9 @@ def test_made_traces() -> None:
         for kind in ("poisson", "bursty")
     )
     gaps = [np.diff([job.submit_s for job in trace]) for trace in (poisson, bursty)]
-    assert np.std(gaps[1]) / np.mean(gaps[1]) > 1.3 * np.std(gaps[0]) / np.mean(gaps[0])  # bursts: more uneven than Poisson, which is near 1
+    assert np.std(gaps[1]) / np.mean(gaps[1]) > 1.3 * np.std(gaps[0]) / np.mean(
+        gaps[0]
+    )  # bursts: more uneven than Poisson, which is near 1
     assert max(job.submit_s for job in bursty) <= 8 * 3600
     assert 0.7 < np.mean([job.job_type == "cifar10" for job in poisson]) < 0.86
     assert len({job.job_id for job in poisson}) == 400

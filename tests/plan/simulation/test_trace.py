@@ -22,7 +22,9 @@ def write(tmp_path: Path, text: str, name: str = "trace.csv") -> Path:
 
 
 def test_a_trace_by_job_type_and_one_by_gpu_hours(tmp_path: Path) -> None:
-    trace = read_trace(write(tmp_path, "job_id,submit_time_s,job_type,max_gpus,gpu_types,weight\na,0,bert,8,a100;t4,2\nb,9.5,cifar10,,,\n"), TYPES)
+    trace = read_trace(
+        write(tmp_path, "job_id,submit_time_s,job_type,max_gpus,gpu_types,weight\na,0,bert,8,a100;t4,2\nb,9.5,cifar10,,,\n"), TYPES
+    )
     assert trace == (
         TraceJob(job_id="a", submit_s=0.0, job_type="bert", max_gpus=8, gpu_types=("a100", "t4"), weight=2.0),
         TraceJob(job_id="b", submit_s=9.5, job_type="cifar10"),
@@ -110,7 +112,7 @@ def test_more_gpus_and_better_ones_are_faster_and_less_efficient() -> None:
 def test_clusters(tmp_path: Path) -> None:
     cluster, prices = load_cluster("mixed64")
     assert (cluster.num_gpus, len(cluster.nodes), prices) == (64, 11, {})
-    text = "nodes:\n  - {gpu_type: h100, nodes: 2, gpus_per_node: 8, price_per_gpu_hour: 2.5}\n  - {gpu_type: t4, nodes: 1, gpus_per_node: 4}\n"
+    text = "nodes:\n- {gpu_type: h100, nodes: 2, gpus_per_node: 8, price_per_gpu_hour: 2.5}\n- {gpu_type: t4, nodes: 1, gpus_per_node: 4}\n"
     cluster, prices = load_cluster(str(write(tmp_path, text, "c.yaml")))
     assert (cluster.num_gpus, prices) == (20, {"h100": 2.5})
     for wrong, words in (
