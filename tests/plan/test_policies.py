@@ -55,8 +55,10 @@ def test_each_job_gets_the_type_that_suits_it(name: str) -> None:
 
 def test_short_jobs_go_first_where_gpus_are_short() -> None:
     cluster = make_cluster(a=("slow", 2))
-    jobs = [make_job(f"j{left}", exponent=0.9, progress_left=float(left)) for left in (9000, 300, 50_000, 600, 20_000)]
+    jobs = [make_job(f"j{left}", max_gpus=1, progress_left=float(left)) for left in (9000, 300, 50_000, 600, 20_000)]
     assert set(policy_named().allocate(0.0, jobs, cluster, {})) == {"j300", "j600"}
+    wide = [replace(job, max_gpus=2) for job in jobs]
+    assert set(policy_named().allocate(0.0, wide, cluster, {})) <= {"j300", "j600"}
 
 
 def test_with_less_left_a_job_is_not_moved_for_little() -> None:
@@ -71,15 +73,16 @@ def test_with_less_left_a_job_is_not_moved_for_little() -> None:
 
 @pytest.mark.parametrize("left", [None, 4000.0])
 @pytest.mark.parametrize("name", ["gpualloc", "sia", "greedy", "las"])
-def test_a_plan_planned_again_stays(name: str, left: float | None) -> None:
+def test_a_plan_planned_again_and_again_settles(name: str, left: float | None) -> None:
     jobs = [
         make_job(f"j{number}", exponent=0.5 + number / 20, age_s=600.0, progress_done=100.0, progress_left=left and left * (number + 1))
         for number in range(8)
     ]
     policy = policy_named(name)
-    first = policy.allocate(0.0, jobs, TWO_TYPES, {})
-    second = policy.allocate(60.0, jobs, TWO_TYPES, first)
-    assert policy.allocate(120.0, jobs, TWO_TYPES, second) == second
+    plan = policy.allocate(0.0, jobs, TWO_TYPES, {})
+    for _ in range(3):
+        plan = policy.allocate(60.0, jobs, TWO_TYPES, plan)
+    assert policy.allocate(120.0, jobs, TWO_TYPES, plan) == plan
 
 
 def test_a_heavy_job_goes_before_a_light_one() -> None:

@@ -34,7 +34,7 @@ class Completion:
     name: str = "gpualloc"
     price_floor: float = 0.0  # least of f_j; 1: remaining work does not matter
     price_power: float = 2.0  # of f_j; above 1: more weight to short jobs than present jobs alone would give, as more arrive
-    horizon_s: float = 500.0  # for which a new allocation is taken to last where jobs arrive all the time
+    horizon_s: float = 700.0  # for which a new allocation is taken to last where jobs arrive all the time
     unknown_work_s: float = 3600.0  # on the slowest GPU
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:

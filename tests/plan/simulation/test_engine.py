@@ -89,8 +89,8 @@ def test_the_timeline_is_what_was_held() -> None:
         ("c", 1200.0, 1595.0, {"n": 2}),
     ]
     (line,) = utilisation_lines(run, TWO_GPUS, 11)
-    # slices of 145 s: all in use until a ends at 910, one GPU until 960, all until b ends at 1130, one until 1200, then all
-    assert line == "t4 |@@@@@@%%+@@|"
+    # slices of 145 s: all in use until a ends at 910, one GPU until 960, both until b ends at 1130, one until 1200, both to the end
+    assert line == "t4 |@@@@@@#%%@@|"
 
 
 def test_a_failure_stops_the_jobs_of_the_node_and_loses_what_was_not_saved() -> None:
