@@ -19,7 +19,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 2:
         return None
-    half = _student_quantile(len(values) - 1) * _MEDIAN_OVER_MEAN * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_quantile(len(values) - 1) * _MEDIAN_OVER_MEAN * statistics.stdev(values) / math.sqrt(len(values))
     median = statistics.median(values)
     return median - half, median + half
 
@@ -30,7 +30,7 @@ def is_tight(values: Sequence[float], target: float) -> bool:
     return interval is not None and (interval[1] - interval[0]) / 2 <= target * statistics.median(values)
 
 
-def _student_quantile(degrees: int) -> float:
+def student_quantile(degrees: int) -> float:
     """Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5: within 0.3 % from 4 degrees of freedom on."""
     if degrees in _STUDENT:
         return _STUDENT[degrees]

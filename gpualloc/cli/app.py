@@ -47,6 +47,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.forecast:app",
             "Forecast the step time on GPUs, nodes and batches that were not measured, with intervals, from rows that were.",
         ),
+        "simulate": LazyCommand(
+            "gpualloc.cli.simulate:simulate",
+            "Simulate scheduling policies on a cluster over days: completion times, fairness, restarts, utilisation, cost.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
@@ -160,6 +164,7 @@ def _global_options(
       gpualloc advise           will more GPUs pay, and at what cost
       gpualloc rehearse ...     the same on GPUs that are not there
       gpualloc forecast ...     more GPUs from few measurements
+      gpualloc simulate         what scheduling policies would do
       gpualloc watch            what the GPUs do while jobs run
       gpualloc report           all of it as one page to send
       gpualloc doctor           what works here and what does not

@@ -7,12 +7,12 @@ import statistics
 
 import pytest
 
-from gpualloc.bench.interval import _student_quantile, is_tight, median_interval
+from gpualloc.bench.interval import is_tight, median_interval, student_quantile
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (7, 2.365), (19, 2.093), (100, 1.984)])
 def test_students_quantiles(degrees: int, quantile: float) -> None:
-    assert _student_quantile(degrees) == pytest.approx(quantile, rel=3e-3)
+    assert student_quantile(degrees) == pytest.approx(quantile, rel=3e-3)
 
 
 @pytest.mark.parametrize("size", [3, 5, 20])

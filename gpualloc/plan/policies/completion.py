@@ -1,0 +1,99 @@
+"""gpualloc's own policy: short completion times for jobs that scale, on GPUs that differ.
+
+Each type's GPUs have a price, in completion time of jobs per GPU and second. A job that runs for long is best off where a unit of its
+work costs least, time and GPUs together: m_j = min_c (w_j + f_j price_c gpus_c) / speed_jc. A choice is worth speed_jc m_j now, less
+what its GPUs cost now, and prices are such that no more is asked for than there is. The factor f_j is what sets short jobs before long
+ones: the mean price over the job's remaining time over the present price. As jobs end, prices fall; a job with long to go will find
+GPUs cheap later on, so that it gives way now, as in SRPT and, for jobs that scale as a power of their GPUs, in heSRPT (Berg et al.,
+SIGMETRICS 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpualloc.plan.assignment import clear_market
+from gpualloc.plan.choices import Choices, choices_of, keep_fixed
+from gpualloc.plan.placement import place
+from gpualloc.plan.protocol import Allocation, ClusterView, JobView, Plan
+
+FloatArray = NDArray[np.float64]
+_LEAST_LEFT = 0.05  # of what is done: what a job that says it is nearly finished counts as having left; it may have erred
+_LEAST_KEPT = 0.3  # of a horizon that a restart leaves
+_LEAST_DISCOUNT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """Work left is what jobs declare; those that declare nothing count as half done, with an hour on their slowest GPU to go at least."""
+
+    name: str = "gpualloc"
+    price_floor: float = 0.0  # least of f_j; 1: remaining work does not matter
+    price_power: float = 2.0  # of f_j; above 1: more weight to short jobs than present jobs alone would give, as more arrive
+    horizon_s: float = 700.0  # for which a new allocation is taken to last where jobs arrive all the time
+    unknown_work_s: float = 3600.0  # on the slowest GPU
+
+    def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:
+        choices = choices_of(jobs, cluster, current)
+        return place(choices, self.choose(choices), cluster, current)
+
+    def choose(self, choices: Choices) -> NDArray[np.int64]:
+        """[J] the choice of each job, -1: none."""
+        if not choices.rates.size:
+            return np.full(len(choices.jobs), -1, dtype=np.int64)
+        rows = np.arange(len(choices.jobs))
+        weight = choices.attribute("weight")[:, None]
+        speed = choices.rates / choices.base_rates()[:, None]
+        with np.errstate(divide="ignore"):
+            per_work = np.where(speed > 0, 1 / speed, np.inf)
+        work_s = self._work_left_s(choices)
+        worth = speed * self._staying_factor(choices, work_s[:, None] * per_work)
+
+        def values_at(prices: FloatArray) -> FloatArray:
+            rent = (prices[choices.type_of] * choices.num_gpus)[None, :]
+            cheapest = ((weight + rent) * per_work).argmin(axis=1)
+            factor = self._price_factors(work_s * per_work[rows, cheapest])
+            unit_cost = ((weight + factor[:, None] * rent) * per_work).min(axis=1)
+            return keep_fixed(worth * np.where(np.isfinite(unit_cost), unit_cost, 0.0)[:, None], choices)
+
+        start = np.full(len(choices.capacity), float(weight.sum() / choices.capacity.sum()))
+        return clear_market(values_at, choices.type_of, choices.num_gpus, choices.capacity, start)
+
+    def _work_left_s(self, choices: Choices) -> FloatArray:
+        """[J] seconds on the slowest GPU that runs the job."""
+        base = choices.base_rates()
+        left, done = choices.attribute("progress_left"), choices.attribute("progress_done")
+        guessed = np.maximum(done, self.unknown_work_s * base)
+        return np.maximum(np.where(np.isnan(left), guessed, left), np.maximum(_LEAST_LEFT * done, 1e-9 * base)) / base
+
+    def _price_factors(self, time_left_s: FloatArray) -> FloatArray:
+        """[J] f_j: the mean number of present jobs still there over a job's remaining time, over their number now, to `price_power`."""
+        order = np.argsort(time_left_s, kind="stable")
+        ends = time_left_s[order]
+        count = len(ends)
+        is_finite = np.isfinite(ends)
+        lengths = np.diff(np.where(is_finite, ends, 0.0), prepend=0.0)
+        job_seconds = np.cumsum(np.maximum(lengths, 0.0) * (count - np.arange(count)))
+        mean = np.where(is_finite, job_seconds / np.maximum(ends, 1e-9) / count, 1.0)
+        factors = np.empty(count)
+        factors[order] = self.price_floor + (1 - self.price_floor) * np.minimum(mean, 1.0) ** self.price_power
+        return factors
+
+    def _staying_factor(self, choices: Choices, time_left_s: FloatArray) -> FloatArray:
+        """[J, C] above 1 for what a job holds, below 1 for what would not last: leaving costs a restart, now or later.
+
+        Of a move it counts the greatest of what a restart takes from the horizon, which grows with the time since the last arrival; what it
+        takes from the job's remaining time there; and Pollux's discount for jobs that restarted often (OSDI 2021, eq. 18).
+        """
+        cost = np.maximum(choices.attribute("restart_cost_s"), 1e-9)
+        age = choices.attribute("age_s")
+        of_horizon = np.maximum(1 - cost / (self.horizon_s + float(age.min())), _LEAST_KEPT)
+        of_past = (age - choices.attribute("num_restarts") * cost) / (age + cost)
+        kept = np.clip(np.minimum(of_horizon, of_past), _LEAST_DISCOUNT, 1.0)[:, None]
+        rest_s = np.where(np.isfinite(time_left_s), time_left_s, 0.0)
+        of_rest = np.where((choices.held >= 0)[:, None], rest_s / (rest_s + cost[:, None]), 1.0)
+        return np.where(choices.is_held(), 1 / kept, np.minimum(1.0, of_rest / kept))
