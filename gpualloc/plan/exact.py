@@ -117,9 +117,7 @@ def solve_exact(
         users = [j for j in range(len(tasks)) if any((j, c, node.name) in use for c in range(len(tasks[j].choices)))]
         demand = {
             j: [
-                (use[j, c, node.name], float(choice.gpus_per_node))
-                for c, choice in enumerate(tasks[j].choices)
-                if (j, c, node.name) in use
+                (use[j, c, node.name], float(choice.gpus_per_node)) for c, choice in enumerate(tasks[j].choices) if (j, c, node.name) in use
             ]
             for j in users
         }

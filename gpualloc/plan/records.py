@@ -44,6 +44,7 @@ class PlannedNode:
     num_gpus: int
     memory_gib: float | None = None  # of one GPU
     unavailable: tuple[int, ...] = ()  # indices of GPUs that were reserved or busy with what is not ours
+    device: Literal["cuda", "cpu"] = "cuda"  # "cpu": cores in place of GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,8 @@ class Assignment:
     start_s: float
     finish_s: float
     samples_per_s: PlannedRate
+    samples_total: float  # that the workload trains on from its first start to its end
+    samples_done: float = 0.0  # of them before `start_s`
     cost: Money | None = None  # None: the cluster has no price for these GPUs
     memory_gib: float | None = None  # most that a GPU has in use, and None where it can be neither measured nor estimated
     command: tuple[str, ...] | None = None  # what to start on every GPU; None: the workload names no script

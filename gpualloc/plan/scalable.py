@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from gpualloc.plan.problem import Choice, Problem, Schedule, Slot, Task
 
 _PRICES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # times the smallest weighted work that waits behind: chosen by the test against the MILP
-_PLACEMENTS = 120_000  # tries of a choice that a search may take in all, whatever the number of tasks
-_MIN_PASSES, _MAX_PASSES = 24, 3_000
+_PLACEMENTS = 60_000  # tries of a choice that a search may take in all, whatever the number of tasks
+_MIN_PASSES, _MAX_PASSES = 24, 1_500
 
 
 class _Profile:
@@ -232,10 +232,30 @@ def solve_scalable(problem: Problem, *, seed: int) -> Schedule | None:
     return _Search(problem, seed).run()
 
 
-def replace_in_order(problem: Problem, schedule: Schedule, fixed: Mapping[str, int]) -> float | None:
-    """The score when some tasks must take these choices and all keep the schedule's order: what a choice costs the whole."""
-    search = _Search(problem, 0)
-    order = sorted(schedule, key=lambda name: (not search.is_pinned[name], schedule[name].start_s, name))
-    kept = {name: slot.choice for name, slot in schedule.items()} | dict(fixed)
-    found = search.place(order, 0.0, kept)
-    return None if found is None else found[0]
+class Replacing:
+    """What other choices of single tasks would cost: all tasks keep the order of a schedule."""
+
+    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+        self._search = _Search(problem, 0)
+        is_pinned = self._search.is_pinned
+        self._order = sorted(schedule, key=lambda name: (not is_pinned[name], schedule[name].start_s, name))
+        self._choices = {name: slot.choice for name, slot in schedule.items()}
+
+    def place(self, name: str, choice: int) -> tuple[float, Schedule] | None:
+        """(score, schedule) with that choice of one task; None where a deadline is missed then."""
+        return self._search.place(self._order, 0.0, {**self._choices, name: choice})
+
+
+def polish(problem: Problem, schedule: Schedule) -> Schedule:
+    """The schedule, or a better one that differs in single choices, again and again until there is none."""
+    while True:
+        best, best_score = schedule, problem.score(schedule)
+        replacing = Replacing(problem, schedule)
+        for task in problem.tasks:
+            for number in range(len(task.choices)):
+                found = replacing.place(task.name, number)
+                if found is not None and found[0] < best_score - 1e-9 * abs(best_score):
+                    best_score, best = found
+        if best is schedule:
+            return schedule
+        schedule = best
