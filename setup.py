@@ -76,6 +76,7 @@ setup(
     install_requires=[
         f"torch=={FACTS['version'].split('+')[0]}",
         "numpy>=1.26",
+        "scipy>=1.11",
         "typer>=0.15",
         "rich>=13",
         "psutil>=5.9",

@@ -35,6 +35,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
         ),
+        "plan": LazyCommand(
+            "gpualloc.cli.plan:plan",
+            "Plan which workload gets which GPUs: type, number, devices, strategy, precision, batch, start, finish and cost.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
@@ -142,6 +146,7 @@ def _global_options(
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
       gpualloc rehearse ...     the same on GPUs that are not there
+      gpualloc plan ...         which workload gets which GPUs
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not
     """

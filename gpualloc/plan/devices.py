@@ -72,7 +72,7 @@ def num_islands(node: ClusterNode, indices: Sequence[int]) -> int:
 
 def _pick(node: ClusterNode, island: Sequence[int], count: int) -> list[int]:
     """From the NUMA node that is left with the fewest, else from the fullest ones."""
-    groups, chosen = _partition(node.numa, island), []
+    groups, chosen = _partition(node.numa, island), list[int]()
     while len(chosen) < count:
         missing = count - len(chosen)
         enough = [group for group in groups if len(group) >= missing]

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpualloc.plan.problem import Problem, Schedule, Slot
+from gpualloc.plan.scalable import Timeline
 
 MAX_TASKS = 7  # beyond it the gap is not closed within a minute on one core (random instances of tests/plan, 2026-11-26)
 _MAX_NODES = 200_000
@@ -181,10 +182,8 @@ def _read(
     for j, task in enumerate(problem.tasks):
         c = max(range(len(task.choices)), key=lambda c: values[x[j, c]])
         choice = task.choices[c]
-        names = sorted(problem.node_names(choice), key=lambda name: -values[use[j, c, name]])[: choice.num_nodes]
-        rough.append((values[start[j]] * time_scale, task, c, tuple(sorted(names))))
-    from gpualloc.plan.scalable import Timeline
-
+        likely = sorted(problem.node_names(choice), key=lambda name: -values[use[j, c, name]])
+        rough.append((values[start[j]] * time_scale, task, c, tuple(sorted(likely[: choice.num_nodes]))))
     timeline = Timeline(problem)
     slots = {}
     for _, task, c, names in sorted(rough, key=lambda each: (each[1].choices[each[2]].start_s is None, each[0], each[1].name)):

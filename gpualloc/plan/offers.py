@@ -105,7 +105,7 @@ def _offer(
         return dataclasses.replace(blank, refusal=slot_refusal)
     if found:
         return next((offer for offer in found if not offer.is_unknown), found[0])
-    return dataclasses.replace(blank, refusal="its rate is unknown", is_unknown=True)
+    return dataclasses.replace(blank, refusal="its rate is unknown: neither in a table nor measured nor forecast", is_unknown=True)
 
 
 def _slot_refusal(cluster: ClusterFile, gpu_type: str, nodes: int, gpus: int) -> str | None:

@@ -294,7 +294,7 @@ def _finished(
         assignments=tuple(assignments),
         waiting=tuple(
             [Waiting(workload=name, reason=reason) for name, reason in waits.items()]
-            + [Waiting(workload=name, reason="its rate is unknown: it is measured first, then plan again") for name in prepared.measuring]
+            + [Waiting(workload=name, reason="it is measured first, then plan again") for name in prepared.measuring]
         ),
         measuring=tuple(sorted(measuring, key=lambda each: (each.start_s, each.workload))),
         is_pessimistic=options.is_pessimistic,

@@ -1,8 +1,9 @@
 """The smallest change of the inputs that makes an impossible plan possible, found by trying: each change named here was planned with.
 
-A change's size is how much of what was asked it takes back: a deadline of 6 h instead of 5 h is 0.2, min_gpus 4 instead of 8 is 0.5, one more
-GPU beside 8 is 0.125. First each workload that no GPUs suit by itself gets the smallest change that suits it; then, if deadlines clash, one
-of them is moved as little as it takes, or GPUs are added; where no single one is enough, all deadlines are stretched by one factor.
+A change's size is how much of what was asked it takes back: a deadline of 6 h instead of 5 h is 0.2, min_gpus 4 instead of 8 is 0.5, one
+more GPU beside 8 is 0.125. First each workload that no GPUs suit by itself gets the smallest change that suits it; then, if deadlines
+clash, one of them is moved as little as it takes, or GPUs are added; where no single one is enough, all deadlines are stretched by one
+factor.
 """
 
 from __future__ import annotations
@@ -301,4 +302,4 @@ def _rounded_up(value: float) -> float:
     if value <= 0:
         return value
     digits = 2 - math.floor(math.log10(value))
-    return math.ceil(round(value * 10**digits, 6)) / 10**digits
+    return math.ceil(round(value * 10.0**digits, 6)) / 10.0**digits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,7 +77,8 @@ class BatchPolicy(_Data):
     def learning_rate_factor(self, global_batch_size: int) -> float:
         """Linear: Goyal et al. 2017, arXiv:1706.02677, 2.1; square root: Krizhevsky 2014, arXiv:1404.5997, 5."""
         ratio = global_batch_size / self.reference
-        return {"linear": ratio, "sqrt": ratio**0.5}.get(self.learning_rate_rule or "constant", 1.0)
+        factors: dict[str, float] = {"linear": ratio, "sqrt": math.sqrt(ratio)}
+        return factors.get(self.learning_rate_rule or "constant", 1.0)
 
 
 class TableRate(_Data):
