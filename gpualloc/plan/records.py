@@ -95,8 +95,6 @@ class Assignment:
     start_s: float
     finish_s: float
     samples_per_s: PlannedRate
-    samples_total: float  # that the workload trains on from its first start to its end
-    samples_done: float = 0.0  # of them before `start_s`
     cost: Money | None = None  # None: the cluster has no price for these GPUs
     memory_gib: float | None = None  # most that a GPU has in use, and None where it can be neither measured nor estimated
     command: tuple[str, ...] | None = None  # what to start on every GPU; None: the workload names no script
@@ -109,6 +107,8 @@ class Assignment:
     image_size_px: int | None = None
     sequence_length: int | None = None
     tuning: Literal["full", "lora"] = "full"
+    samples_total: float | None = None  # that the workload trains on from its first start to its end
+    samples_done: float = 0.0  # of them before `start_s`
 
 
 @dataclass(frozen=True, kw_only=True)
