@@ -171,8 +171,8 @@ def _problem(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanOpt
     return Problem(tasks=tuple(task.task for task in tasks), nodes=prepared.nodes, objective=options.objective)
 
 
-def _solve(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanOptions, method: Method | None = None) -> Solved:
-    return solve(_problem(prepared, tasks, options), seed=options.seed, method=method or options.method)
+def _solve(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanOptions) -> Solved:
+    return solve(_problem(prepared, tasks, options), seed=options.seed, method=options.method)
 
 
 def _solve_with_sharing(

@@ -117,6 +117,11 @@ class Problem:
         of_jct, of_makespan, of_money, of_merit = self.scales
         return of_jct * mean_jct + of_makespan * makespan + of_money * money - of_merit * merit
 
+    def makespan_s(self, schedule: Schedule) -> float:
+        """When the last task ends."""
+        ends = (schedule[task.name].start_s + task.choices[schedule[task.name].choice].duration_s for task in self.tasks)
+        return max(ends, default=0.0)
+
     def score(self, schedule: Schedule) -> float:
         return self.score_of([(task, task.choices[schedule[task.name].choice], schedule[task.name].start_s) for task in self.tasks])
 

@@ -15,7 +15,14 @@ from gpualloc.plan.records import PlannedRate
 from gpualloc.plan.workloads import TableRate, Workload
 from gpualloc.records import BenchCase, Measurement
 
-_PLAIN = ("tuning", "pin_memory", "non_blocking", "num_workers", "optimizer")  # details that leave the plan's settings what they are
+_PLAIN = (
+    "tuning",
+    "pin_memory",
+    "non_blocking",
+    "num_workers",
+    "optimizer",
+    "grad_accum_steps",
+)  # details that leave the plan's settings what they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +35,9 @@ class KnownRate:
     precision: str
     hook: str = "none"
     per_device_batch_size: int | None = None  # None: the rate holds whatever the batch is
-    step_time_s: tuple[float, float, float] | None = None  # (value, low, high) of a step of one backward pass
-    accum_time_s: float | None = None  # of each further backward pass; None: as a whole step
+    step_time_s: tuple[float, float, float] | None = None  # (value, low, high) of a step
+    num_passes: int = 1  # backward passes in that step
+    pass_time_s: float | None = None  # of one pass that waits for no other rank; None: its part of the step
     table_rate: TableRate | None = None
     memory_gib: float | None = None
     source: str = ""
@@ -47,8 +55,9 @@ class KnownRate:
         else:
             assert self.step_time_s is not None
             value, low, high = self.step_time_s
-            more = (accum - 1) * (value if self.accum_time_s is None else self.accum_time_s)
-            times = (value + more, high + more * high / value, low + more * low / value)
+            pass_time_s = value / self.num_passes if self.pass_time_s is None else self.pass_time_s
+            ratio = (value + (accum - self.num_passes) * pass_time_s) / value
+            times = (value * ratio, high * ratio, low * ratio)
         return PlannedRate(
             value=global_batch_size / times[0], low=global_batch_size / times[1], high=global_batch_size / times[2], source=self.source
         )
@@ -187,7 +196,8 @@ def _from_measurement(row: Measurement, node: ClusterNode, shapes: Sequence[tupl
         hook=case.hook,
         per_device_batch_size=case.per_device_batch_size,
         step_time_s=(row.step_time_s, min(low, row.step_time_s), max(high, row.step_time_s)),
-        accum_time_s=row.compute_time_s,
+        num_passes=case.grad_accum_steps,
+        pass_time_s=None if row.compute_time_s is None else row.compute_time_s / case.grad_accum_steps,
         source=rehearsed,
     )
 
@@ -214,7 +224,15 @@ def _forecast(
                 continue
             hook = case.hook if strategy == "ddp" else "none"
             asked = dataclasses.replace(
-                case, strategy=strategy, hook=hook, world_size=num_gpus, gpus_per_node=None, link=None, network=None, seed=0
+                case,
+                strategy=strategy,
+                hook=hook,
+                world_size=num_gpus,
+                gpus_per_node=None,
+                link=None,
+                network=None,
+                seed=0,
+                grad_accum_steps=1,
             )
             query = ForecastQuery(case=asked, node=node, network=cluster.network, num_nodes=num_nodes)
             if query not in queries:

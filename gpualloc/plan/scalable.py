@@ -3,7 +3,7 @@
 One pass places the tasks in an order; each takes, of all its choices and nodes, the start and place that add least to the score, ties going
 to the one with fewer GPU-seconds. Greed alone gives the first tasks all GPUs, so a pass also knows a *price* of GPU time: the score that a
 GPU-second costs those who come later, as an auction would find it. The search varies the order, the price, and fixed choices of single
-tasks, and keeps what is better. A fixed number of passes rather than of seconds: the same seed gives the same plan on any machine.
+tasks; it goes on from what is better, and at first from what is a little worse, too, as simulated annealing does. A fixed number of passes rather than of seconds: the same seed gives the same plan on any machine.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from gpualloc.plan.problem import Choice, Problem, Schedule, Slot, Task
 
 _PRICES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # times the smallest weighted work that waits behind: chosen by the test against the MILP
+_WORSE = 0.03  # share of the score by which a step may be worse at the beginning; 0 at the end
 _PLACEMENTS = 60_000  # tries of a choice that a search may take in all, whatever the number of tasks
-_MIN_PASSES, _MAX_PASSES = 24, 1_500
+_MIN_PASSES, DEFAULT_PASSES = 24, 1_500
 
 
 class _Profile:
@@ -177,31 +178,31 @@ class _Search:
             orders.append([task.name for task in ranked])
         return orders
 
-    def run(self) -> Schedule | None:
+    def run(self, max_passes: int) -> Schedule | None:
         best: tuple[float, dict[str, Slot]] | None = None
-        best_how: tuple[list[str], float, dict[str, int]] | None = None
+        now_score = float("inf")
+        now_how: tuple[list[str], float, dict[str, int]] = (self.orders()[-1], 0.0, {})
 
-        def consider(order: list[str], price: float, fixed: dict[str, int]) -> bool:
-            nonlocal best, best_how
+        def consider(order: list[str], price: float, fixed: dict[str, int], worse: float = 0.0) -> None:
+            nonlocal best, now_score, now_how
             found = self.place(order, price, fixed)
-            if found is None or (best is not None and found[0] >= best[0] - 1e-12 * abs(best[0])):
-                return False
-            best, best_how = found, (order, price, fixed)
-            return True
+            if found is None:
+                return
+            if best is None or found[0] < best[0] - 1e-12 * abs(best[0]):
+                best = found
+            if found[0] <= now_score + worse * self.random.random() * abs(found[0]):
+                now_score, now_how = found[0], (order, price, fixed)
 
         num_choices = sum(len(task.choices) for task in self.problem.tasks)
-        budget = min(_MAX_PASSES, max(_MIN_PASSES, _PLACEMENTS // max(1, num_choices)))
+        budget = min(max_passes, max(_MIN_PASSES, _PLACEMENTS // max(1, num_choices)))
         for order in self.orders():
             for price in _PRICES:
                 consider(order, price, {})
                 budget -= 1
                 if budget <= 0 and best is not None:
                     break
-        if best is None:
-            best_how = (self.orders()[-1], 0.0, {})
-        for _ in range(budget if len(self.problem.tasks) > 0 else 0):
-            assert best_how is not None
-            consider(*self._varied(*best_how))
+        for number in range(budget if len(self.problem.tasks) > 1 else 0):
+            consider(*self._varied(*now_how), worse=_WORSE * (1 - number / budget))
         return None if best is None else best[1]
 
     def _varied(self, order: list[str], price: float, fixed: dict[str, int]) -> tuple[list[str], float, dict[str, int]]:
@@ -225,11 +226,11 @@ class _Search:
         return order, price, fixed
 
 
-def solve_scalable(problem: Problem, *, seed: int) -> Schedule | None:
+def solve_scalable(problem: Problem, *, seed: int, max_passes: int = DEFAULT_PASSES) -> Schedule | None:
     """The best schedule that the search finds; None where it finds none that keeps all deadlines."""
     if any(not task.choices for task in problem.tasks):
         return None
-    return _Search(problem, seed).run()
+    return _Search(problem, seed).run(max_passes)
 
 
 class Replacing:

@@ -253,7 +253,7 @@ def _last_finish_h(context: _Context, inputs: Inputs) -> float:
     prepared = context.prepared(inputs)
     tasks = tuple(built.task.task for built in prepared.built.values() if built.task.task.choices)
     problem = Problem(tasks=tasks, nodes=prepared.nodes, objective="makespan")
-    schedule = solve(problem, seed=context.options.seed, method="scalable").schedule
+    schedule = solve(problem, seed=context.options.seed, method="scalable", with_gap=False).schedule
     if schedule is None:
         return problem.horizon_s / _HOUR_S
     ends = [schedule[task.name].start_s + task.choices[schedule[task.name].choice].duration_s for task in tasks]
