@@ -37,7 +37,9 @@ def score_bound(problem: Problem, *, makespan_s: float) -> float | None:
     }
     row_of = {gpu_type: number * num_slots for number, gpu_type in enumerate(sorted(pools))}
     of_jct, of_makespan, of_money, of_merit = problem.scales
-    cost, used, one = [], [], []
+    cost: list[float] = []
+    used: list[tuple[int, int, float]] = []  # (row, column, value)
+    one: list[tuple[int, int]] = []  # (task, column)
     ends: list[tuple[int, int, float]] = []  # (task, column, end): no later than the makespan
     areas: list[tuple[str, int, float]] = []  # (GPU type, column, GPU-seconds)
     for j, task in enumerate(problem.tasks):

@@ -10,8 +10,8 @@ Continuous time. GPUs flow from task to task, as in Artigues, Michelon, Reusser 
     S[j]          start                                      S[j] >= S[i] + duration of i - M (1 - o[i,j])
 
 Nothing is rounded to a grid, and the interchangeable GPUs of a node bring no symmetry. It is for a handful of tasks: the bound of the
-relaxation is weak, so that gpualloc.plan.bound has the better one where this is stopped after `max_nodes` branch-and-bound nodes. Valid inequalities on GPU time per type
-help the makespan, and the score of the scalable method's schedule cuts off what is worse.
+relaxation is weak, so that gpualloc.plan.bound has the better one where this is stopped after `max_nodes` branch-and-bound nodes. Valid
+inequalities on GPU time per type help the makespan, and the score of the scalable method's schedule cuts off what is worse.
 """
 
 from __future__ import annotations

@@ -402,7 +402,7 @@ def _considered(prepared: Prepared, tasks: Sequence[WorkloadTask], solved: Solve
                 (
                     choice
                     for choice, ways in zip(built.task.task.choices, built.task.ways, strict=True)
-                    if ways[0].offer is not None and ways[0].offer.shape == offer.shape
+                    if way_shape(ways[0]) == offer.shape
                 ),
                 None,
             )

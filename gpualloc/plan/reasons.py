@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gpualloc.plan.problem import Problem, Schedule
 from gpualloc.plan.scalable import Replacing
-from gpualloc.plan.tasks import WorkloadTask
+from gpualloc.plan.tasks import WorkloadTask, way_shape
 
 _HOUR_S = 3600.0
 _EQUAL = 1e-4  # share of the figure below which two are called equal
@@ -21,12 +21,11 @@ def why_not(
     for task in tasks:
         taken = schedule[task.task.name].choice
         for number, ways in enumerate(task.ways):
-            offer = ways[0].offer
-            if number == taken or offer is None or len(ways) > 1:
+            if number == taken or len(ways) > 1:
                 continue
             found = replacing.place(task.task.name, number)
             text = "a deadline would be missed" if found is None else _compare(problem, schedule, found[1], currency)
-            reasons[ways[0].workload, offer.shape] = text
+            reasons[ways[0].workload, way_shape(ways[0])] = text
     return reasons
 
 

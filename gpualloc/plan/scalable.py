@@ -3,7 +3,8 @@
 One pass places the tasks in an order; each takes, of all its choices and nodes, the start and place that add least to the score, ties going
 to the one with fewer GPU-seconds. Greed alone gives the first tasks all GPUs, so a pass also knows a *price* of GPU time: the score that a
 GPU-second costs those who come later, as an auction would find it. The search varies the order, the price, and fixed choices of single
-tasks; it goes on from what is better, and at first from what is a little worse, too, as simulated annealing does. A fixed number of passes rather than of seconds: the same seed gives the same plan on any machine.
+tasks; it goes on from what is better, and at first from what is a little worse, too, as simulated annealing does. A fixed number of passes
+rather than of seconds: the same seed gives the same plan on any machine.
 """
 
 from __future__ import annotations

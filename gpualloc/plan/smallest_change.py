@@ -71,10 +71,10 @@ class _Context:
         return hasattr(found, "plan")
 
     def is_suited(self, inputs: Inputs, name: str) -> bool:
-        """Whether the workload has a choice, or a slot to be measured in."""
+        """Whether the workload has a choice."""
         file, cluster = inputs
         alone = file.model_copy(update={"workloads": [each for each in file.workloads if each.name == name], "sharing": []})
-        return not self.prepared((alone, cluster)).stuck
+        return bool(self.prepared((alone, cluster)).built[name].task.task.choices)
 
 
 def smallest_change(
@@ -109,7 +109,7 @@ def smallest_change(
 def _that_suit(context: _Context, inputs: Inputs, name: str) -> Iterator[Change]:
     """Changes after which the workload has a choice."""
     workload = next(each for each in inputs[0].workloads if each.name == name)
-    for propose in (_fewer_gpus, _more_gpus, _freed_gpus, _other_types, _later, _dearer, _less_efficient):
+    for propose in (_freed_gpus, _more_gpus, _fewer_gpus, _other_types, _later, _dearer, _less_efficient):
         for change in propose(context, inputs, workload):
             if context.is_suited(change.inputs, name):
                 yield change

@@ -71,8 +71,16 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
         speed = progress.rate.low if is_pessimistic else progress.rate.value
         ways.append(Way(workload=workload.name, offer=None, assignment=assignment, duration_s=left / speed))
     restart_s = workload.restart_cost_s if assignment is not None else 0.0
+    twin = None if assignment is None else next((offer for offer in offers if _is_as_now(offer, assignment)), None)
+    if twin is not None and twin.rate is not None and progress.rate is not None:
+        # Off by a factor here, a table or a forecast is taken to be off by it on other counts of the type, too.
+        offers = [_corrected(offer, twin, progress.rate.value / twin.rate.value) for offer in offers]
+        twin = next(offer for offer in offers if offer.shape == twin.shape)
     result_offers = []
     for offer in offers:
+        if offer is twin:  # to stay is a way already, and needs no restart
+            result_offers.append(offer)
+            continue
         if offer.refusal is None and assignment is not None and not workload.preemptible:
             offer = dataclasses.replace(offer, refusal="it runs and is not preemptible")
         if offer.refusal is None:
@@ -104,6 +112,20 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
         )
     task = Task(name=workload.name, weight=workload.weight, choices=tuple(choices))
     return BuiltTask(task=WorkloadTask(task=task, ways=tuple((way,) for way in ways)), offers=tuple(result_offers))
+
+
+def _is_as_now(offer: Offer, assignment: Assignment) -> bool:
+    settings = ("strategy", "precision", "hook", "per_device_batch_size", "grad_accum_steps")
+    shape = (assignment.gpu_type, assignment.num_nodes, assignment.num_gpus)
+    return offer.shape == shape and all(getattr(offer, name) == getattr(assignment, name) for name in settings)
+
+
+def _corrected(offer: Offer, twin: Offer, factor: float) -> Offer:
+    rate = offer.rate
+    if rate is None or offer.gpu_type != twin.gpu_type or not rate.source.startswith(("table", "forecast")):
+        return offer
+    scaled = dataclasses.replace(rate, value=rate.value * factor, low=rate.low * factor, high=rate.high * factor)
+    return dataclasses.replace(offer, rate=scaled)
 
 
 def way_shape(way: Way) -> tuple[str, int, int]:
@@ -233,6 +255,8 @@ def _per_money(cluster: ClusterFile, way: Way, samples: float) -> float:
 def make_measuring_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile, weight: float) -> WorkloadTask | None:
     """The short slot in which an unknown rate is measured, on the smallest gang of each type that it may have."""
     choices, ways = [], []
+    if any(offer.rate is not None for offer in offers):
+        return None  # what it can do is known and is not enough
     for gpu_type in dict.fromkeys(offer.gpu_type for offer in offers if offer.is_unknown):
         smallest = min((offer for offer in offers if offer.is_unknown and offer.gpu_type == gpu_type), key=lambda each: each.num_gpus)
         if smallest.num_nodes > 1 or not any(len(node.available) >= smallest.num_gpus for node in cluster.nodes_of(gpu_type)):

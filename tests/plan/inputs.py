@@ -18,12 +18,16 @@ NOW = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
 HOUR_S = 3600.0
 
 
-def workload(name: str = "photos", *, rates: dict[tuple[str, int], float] | None = None, **fields: Any) -> dict[str, Any]:
+def workload(name: str = "photos", *, rates: dict[tuple[str, int], float] | list[Any] | None = None, **fields: Any) -> dict[str, Any]:
     """An image workload of an hour at 100 samples per second; `rates`: (GPU type, count) -> samples per second."""
-    table = [
-        {"gpu_type": gpu_type, "num_gpus": count, "samples_per_s": rate, "memory_gib": 4.0}
-        for (gpu_type, count), rate in ({("A100", 1): 100.0} if rates is None else rates).items()
-    ]
+    table = (
+        rates
+        if isinstance(rates, list)
+        else [
+            {"gpu_type": gpu_type, "num_gpus": count, "samples_per_s": rate, "memory_gib": 4.0}
+            for (gpu_type, count), rate in ({("A100", 1): 100.0} if rates is None else rates).items()
+        ]
+    )
     return {
         "name": name,
         "kind": "image",
