@@ -35,6 +35,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
         ),
+        "forecast": LazyCommand(
+            "gpualloc.cli.forecast:app",
+            "Forecast the step time on GPUs, nodes and batches that were not measured, with intervals, from rows that were.",
+        ),
         "plan": LazyCommand(
             "gpualloc.cli.plan:plan",
             "Plan which workload gets which GPUs: type, number, devices, strategy, precision, batch, start, finish and cost.",
@@ -146,6 +150,7 @@ def _global_options(
       gpualloc results show     the latest figures again
       gpualloc profile          where a training step goes
       gpualloc rehearse ...     the same on GPUs that are not there
+      gpualloc forecast ...     more GPUs from few measurements
       gpualloc plan ...         which workload gets which GPUs
       gpualloc watch            what the GPUs do while jobs run
       gpualloc doctor           what works here and what does not

@@ -29,7 +29,7 @@ def test_gpus_islands_and_who_is_busy() -> None:
     pairs = {("gpu0", "gpu2"), ("gpu1", "gpu3")}
 
     def processes(handle: str) -> list[Any]:
-        return [running(99, 1)] if handle == "gpu1" else []
+        return running((99, 1)) if handle == "gpu1" else []
 
     found = detect_cluster(nvml(nvmlDeviceGetP2PStatus=linked(pairs), nvmlDeviceGetComputeRunningProcesses=processes))
     (node,) = found.nodes

@@ -1,0 +1,171 @@
+"""Coefficients of one cluster: the most probable ones and how far they may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpualloc.scaling.frame import Frame, compute_time_s, make_frame
+from gpualloc.scaling.placement import Array
+from gpualloc.scaling.priors import Priors
+from gpualloc.scaling.records import StepQuery, StepRow
+from gpualloc.scaling.terms import TERMS, Columns, Part, Rows, overlapped_time, read_rows
+
+_PARTS: tuple[Part, ...] = ("compute", "link", "overlap", "total")
+_NO_LINK = -60.0  # log of a link time that is nothing
+_BATCHES_OF_FULL_JOB = 5  # of those measured in more: the curve of a job over batches is smooth
+_PLAIN_STEPS, _ROBUST_STEPS = 5, 7
+_LARGEST_MOVE = 1.5  # of a coefficient in one of the first steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """Rows as matrices, the coefficients in the order compute, link, overlap, total: log compute = level + `compute` @ its coefficients."""
+
+    compute: Array
+    link: Array
+    overlap: Array
+    total: Array
+    is_multi: Array
+    mean: Array  # prior of the coefficients
+    sd: Array
+    has_heavy_tails: Array
+    names: tuple[str, ...]
+
+    def forward(self, coefficients: Array, level: float) -> tuple[Array, Array, Array, Array]:
+        """(log step time, its derivatives [rows, coefficients], log compute, share of the link in the gamma-norm)."""
+        ends = np.cumsum([self.compute.shape[1], self.link.shape[1], self.overlap.shape[1]])
+        of_compute, of_link, of_overlap, of_total = np.split(coefficients, ends)
+        compute = level + self.compute @ of_compute
+        link = np.where(self.is_multi > 0, level + self.link @ of_link, _NO_LINK)
+        gamma = np.exp(self.overlap @ of_overlap)
+        step = overlapped_time(compute, link, gamma)
+        share = np.exp(np.minimum(gamma * (link - step), 0.0))
+        by_log_gamma = (1 - share) * compute + share * link - step
+        slopes = [self.compute * (1 - share)[:, None], self.link * share[:, None], self.overlap * by_log_gamma[:, None], self.total]
+        return step + self.total @ of_total, np.concatenate(slopes, 1), compute, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterFit:
+    """What `fit_cluster` found."""
+
+    frame: Frame
+    level: float  # mean of log step time, to which all logarithms of times refer
+    coefficients: Array
+    covariance: Array
+    names: tuple[str, ...]
+
+
+def make_design(queries: Sequence[StepQuery], frame: Frame, priors: Priors) -> tuple[Design, Rows]:
+    """The columns of all terms for rows or queries."""
+    rows = read_rows(queries, frame)
+    columns: list[Columns] = [block for term in TERMS for block in term(rows, frame, priors)]
+    columns.sort(key=lambda block: _PARTS.index(block.part))
+    widths = [block.values.shape[1] for block in columns]
+
+    def values(part: Part) -> Array:
+        return np.concatenate([np.zeros((len(queries), 0)), *(block.values for block in columns if block.part == part)], 1)
+
+    def spread(entries: Sequence[float]) -> Array:
+        return np.repeat(np.array(entries, dtype=float), widths)
+
+    return (
+        Design(
+            compute=values("compute"),
+            link=values("link"),
+            overlap=values("overlap"),
+            total=values("total"),
+            is_multi=rows.places.is_multi,
+            mean=spread([block.mean for block in columns]),
+            sd=spread([block.sd for block in columns]),
+            has_heavy_tails=spread([block.has_heavy_tails for block in columns]) > 0,
+            names=tuple(block.name for block, width in zip(columns, widths, strict=True) for _ in range(width)),
+        ),
+        rows,
+    )
+
+
+def fit_cluster(
+    rows: Sequence[StepRow],
+    priors: Priors,
+    *,
+    means: Mapping[str, tuple[float, float]] | None = None,
+    extra_sd: Sequence[float] | None = None,
+) -> ClusterFit:
+    """Maximum a posteriori coefficients by Gauss-Newton steps with Student's t for rows and for differences between jobs.
+
+    Rows are believed before differences between jobs are doubted: the first steps take the noise as Gaussian.
+
+    Args:
+        rows: of one cluster.
+        priors: see there.
+        means: prior mean and standard deviation of coefficients by name, where something better is known.
+        extra_sd: standard deviation of log step time to add to a row's noise, where the row was carried over from elsewhere.
+    """
+    frame = make_frame(rows, priors)
+    kept = _thinned(rows)
+    extra = np.zeros(len(kept)) if extra_sd is None else np.array(extra_sd)[kept]
+    rows = [rows[i] for i in kept]
+    design, _ = make_design(rows, frame, priors)
+    log_step = np.log([row.step_time_s for row in rows])
+    level = float(log_step.mean())
+    mean, sd = design.mean.copy(), design.sd.copy()
+    for i, name in enumerate(design.names):
+        if means and name in means:
+            mean[i], sd[i] = means[name]
+    is_rehearsed = np.array([row.source == "rehearsed" for row in rows])
+    noise_step = np.where(design.is_multi > 0, priors.noise_step, priors.noise_single)
+    noise_step = np.sqrt(noise_step**2 + extra**2 + (is_rehearsed * priors.noise_rehearsed) ** 2)
+    has_compute = (design.is_multi > 0) & np.array([row.sync_time_s is not None for row in rows])
+    log_compute = np.log([compute_time_s(row) for row in rows])
+    noise_compute = np.sqrt(priors.noise_compute**2 + extra[has_compute] ** 2)
+    num_compute, measured_compute = design.compute.shape[1], design.compute[has_compute]
+
+    coefficients = mean.copy()
+    curvature = np.diag(1 / sd**2)
+    for number in range(_PLAIN_STEPS + _ROBUST_STEPS):
+        is_plain = number < _PLAIN_STEPS
+        step, slopes, compute, _ = design.forward(coefficients, level)
+        off_step, off_compute = log_step - step, (log_compute - compute)[has_compute]
+        weight = _weights(off_step, noise_step, is_plain, priors.noise_tail)
+        weight_compute = _weights(off_compute, noise_compute, is_plain, priors.noise_tail)
+        tails = (priors.job_tail + 1) / (priors.job_tail + ((coefficients - mean) / sd) ** 2)
+        precision = np.where(design.has_heavy_tails, tails, 1.0) / sd**2
+        curvature = np.diag(precision) + _gram(slopes, weight)
+        gradient = precision * (mean - coefficients) + slopes.T @ (weight * off_step)
+        curvature[:num_compute, :num_compute] += _gram(measured_compute, weight_compute)
+        gradient[:num_compute] += measured_compute.T @ (weight_compute * off_compute)
+        move = np.linalg.solve(curvature, gradient)
+        if is_plain:
+            move *= min(1.0, _LARGEST_MOVE / max(1e-12, float(np.abs(move[num_compute:]).max(initial=0.0))))
+        coefficients = coefficients + move
+    return ClusterFit(frame=frame, level=level, coefficients=coefficients, covariance=np.linalg.inv(curvature), names=design.names)
+
+
+def _gram(columns: Array, weight: Array) -> Array:
+    """columns.T @ diag(weight) @ columns, of which BLAS computes one half."""
+    from scipy.linalg.blas import dsyrk
+
+    half = np.asarray(dsyrk(1.0, (columns * np.sqrt(weight)[:, None]).T))
+    return half + np.triu(half, 1).T
+
+
+def _weights(off: Array, noise: Array, is_plain: bool, tail: float) -> Array:
+    """1 / variance, less for outliers."""
+    return np.asarray((1.0 if is_plain else (tail + 1) / (tail + (off / noise) ** 2)) / noise**2)
+
+
+def _thinned(rows: Sequence[StepRow]) -> list[int]:
+    """Indices of the rows to fit: all of them, but for jobs measured in many batches at many placements, which are thinned to a few batches."""
+    kept: list[int] = []
+    for name in {row.model for row in rows}:
+        mine = [i for i, row in enumerate(rows) if row.model == name]
+        batches = sorted({rows[i].per_device_batch_size for i in mine})
+        if len(batches) > _BATCHES_OF_FULL_JOB and len(mine) > 40 * _BATCHES_OF_FULL_JOB:
+            chosen = {batches[round(place)] for place in np.linspace(0, len(batches) - 1, _BATCHES_OF_FULL_JOB)}
+            mine = [i for i in mine if rows[i].per_device_batch_size in chosen or rows[i].num_gpus == 1]
+        kept += mine
+    return sorted(kept)

@@ -1,0 +1,131 @@
+"""What the columns of a cluster's design are made of: its jobs, batches and placements, as they were when it was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpualloc.scaling.placement import Array, describe, spread_out
+from gpualloc.scaling.priors import Priors
+from gpualloc.scaling.records import StepRow
+
+_LINK_CENTRES, _JOB_LINK_CENTRES, _BATCH_CENTRES = 30, 10, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFrame:
+    """One job of a cluster. Logarithms of batches and sizes are to base 2, others natural."""
+
+    name: str
+    log_batches: tuple[float, ...]
+    log_sizes: tuple[float, ...]
+    precisions: tuple[str | None, ...]
+    fixed_time: float  # log of the part of a step that does not grow with the batch, less the mean of the cluster's jobs
+    own_sync: float  # log of a single GPU's synchronisation, less the mean of the cluster's jobs
+    log_gradient_bytes: float | None  # less the mean of the cluster's jobs
+
+    @property
+    def log_batch_low(self) -> float:
+        return self.log_batches[0]
+
+    @property
+    def log_batch_high(self) -> float:
+        return self.log_batches[-1]
+
+    @property
+    def log_batch_middle(self) -> float:
+        return float(np.mean(self.log_batches))
+
+    def batch_centres(self) -> Array:
+        """Where the bend of the batch curve has its centres, [m, 1]."""
+        width = self.log_batch_high - self.log_batch_low
+        return (
+            np.linspace(self.log_batch_low, self.log_batch_high, max(2, min(_BATCH_CENTRES, int(width) + 2)))[:, None]
+            if width
+            else np.zeros((0, 1))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One cluster."""
+
+    jobs: tuple[JobFrame, ...]
+    placements: tuple[str, ...]  # measured with more than one GPU
+    centres: tuple[tuple[float, float], ...]  # (log2 nodes, log2 mean GPUs of a node) of the link's bend
+    job_centres: tuple[tuple[float, float], ...]
+    has_rehearsed: bool
+
+    def link_centres(self) -> Array:
+        return np.array(self.centres, dtype=float).reshape(-1, 2)
+
+    def job_link_centres(self) -> Array:
+        return np.array(self.job_centres, dtype=float).reshape(-1, 2)
+
+
+def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
+    """The frame of one cluster's rows."""
+    names = sorted({row.model for row in rows})
+    of_job = {name: [row for row in rows if row.model == name] for name in names}
+    fixed = _centred([_log_fixed_time(of_job[name], priors) for name in names])
+    sync = _centred([_log_own_sync(of_job[name]) for name in names])
+    gradients = [next((row.gradient_bytes for row in of_job[name] if row.gradient_bytes), None) for name in names]
+    log_bytes = _centred([None if value is None else float(np.log(value)) for value in gradients])
+    jobs = tuple(
+        JobFrame(
+            name=name,
+            log_batches=tuple(sorted({float(np.log2(row.per_device_batch_size)) for row in of_job[name]})),
+            log_sizes=tuple(sorted({float(np.log2(row.size())) for row in of_job[name]})),
+            precisions=tuple(sorted({row.precision for row in of_job[name]}, key=str)),
+            fixed_time=fixed[i],
+            own_sync=sync[i],
+            log_gradient_bytes=log_bytes[i] if gradients[i] is not None else None,
+        )
+        for i, name in enumerate(names)
+    )
+    places = describe(rows)
+    is_multi = places.is_multi > 0
+    where = np.stack([places.log_nodes, places.log_mean], 1)[is_multi]
+    centres, job_centres = (
+        tuple((float(x), float(y)) for x, y in (spread_out(where, most) if len(where) else []))
+        for most in (_LINK_CENTRES, _JOB_LINK_CENTRES)
+    )
+    return Frame(
+        jobs=jobs,
+        placements=tuple(sorted({key for key, multi in zip(places.keys, is_multi, strict=True) if multi})),
+        centres=centres,
+        job_centres=job_centres,
+        has_rehearsed=any(row.source == "rehearsed" for row in rows),
+    )
+
+
+def _centred(values: Sequence[float | None]) -> list[float]:
+    known = [value for value in values if value is not None]
+    middle = float(np.mean(known)) if known else 0.0
+    return [0.0 if value is None else value - middle for value in values]
+
+
+def _log_own_sync(rows: Sequence[StepRow]) -> float | None:
+    alone = [row.sync_time_s for row in rows if row.num_gpus == 1 and row.sync_time_s]
+    return float(np.log(np.median(alone))) if alone else None
+
+
+def _log_fixed_time(rows: Sequence[StepRow], priors: Priors) -> float:
+    """Half way, in logarithms, between the shortest step and the part of it that a line over the batches says is fixed."""
+    from scipy.optimize import nnls
+
+    alone = [row for row in rows if row.num_gpus == 1]
+    used = alone if len({row.per_device_batch_size for row in alone}) >= 3 else rows
+    times = np.array([compute_time_s(row) for row in used])
+    batches = np.array([row.per_device_batch_size for row in used], dtype=float)
+    (intercept, _), _ = nnls(np.stack([1 / times, batches / times], 1), np.ones(len(times)))
+    shortest = float(times.min())
+    return float(np.log(shortest) + np.log(max(intercept, priors.fixed_share_floor * shortest))) / 2
+
+
+def compute_time_s(row: StepRow) -> float:
+    """The step without the wait for gradients; all of it on one GPU."""
+    sync = row.sync_time_s if row.sync_time_s is not None and row.num_gpus > 1 else 0.0
+    return max(row.step_time_s - sync, 0.05 * row.step_time_s)

@@ -1,0 +1,190 @@
+"""The scaling model: rows in, forecasts out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gpualloc.errors import UsageError
+from gpualloc.scaling.evidence import MIN_ROWS, Evidence
+from gpualloc.scaling.fit import ClusterFit, fit_cluster, make_design
+from gpualloc.scaling.placement import Array
+from gpualloc.scaling.priors import Priors
+from gpualloc.scaling.records import Forecast, StepQuery, StepRow, Suggestion
+from gpualloc.scaling.residuals import Residuals, fit_residuals
+from gpualloc.scaling.transfer import carried_rows, scaled_fit, travelling_means
+
+_LIKENESS_SD = 0.35  # of a step time carried over by published ratios: peaks are not reached to the same degree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a job's rows come from, if not from the cluster itself."""
+
+    cluster: str
+    sd: float  # of the logarithm of all its step times together
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedCluster:
+    """One cluster's equation and what it left over."""
+
+    fit: ClusterFit
+    residuals: dict[str, Residuals]  # of each job
+    origins: dict[str, Origin] = field(default_factory=dict)  # of jobs that were not measured here
+    like: str | None = None  # the cluster whose rows these are, scaled by ratios that a user gave
+
+
+class ScalingModel:
+    """Step times of jobs on clusters, fitted to rows.
+
+    Attributes:
+        rows: those it was fitted to.
+        clusters: name -> fit.
+    """
+
+    def __init__(self, *, rows: Sequence[StepRow], clusters: dict[str, FittedCluster], priors: Priors) -> None:
+        self.rows, self.clusters, self.priors = tuple(rows), clusters, priors
+        self._evidence: dict[tuple[str, str], Evidence] = {}
+
+    @classmethod
+    def fit(cls, rows: Sequence[StepRow], *, priors: Priors | None = None) -> ScalingModel:
+        """Fits every cluster of the rows; with several, what a job is like on one is a prior of what it is like on the others.
+
+        Raises:
+            UsageError: there are no rows.
+        """
+        if not rows:
+            raise UsageError("no rows to fit a scaling model to; measure some with gpualloc bench, or name a CSV file that has them")
+        priors = priors or Priors()
+        names = sorted({row.cluster for row in rows})
+        mine = {name: [row for row in rows if row.cluster == name] for name in names}
+        alone = {name: fit_cluster(mine[name], priors) for name in names}
+        if len(names) == 1:
+            return cls(rows=rows, clusters={name: _with_residuals(alone[name], mine[name], {}, priors) for name in names}, priors=priors)
+        clusters = {}
+        for name in names:
+            used, origins = list(mine[name]), {}
+            for job in sorted({row.model for row in rows}):
+                if sum(row.model == job for row in mine[name]) < MIN_ROWS:
+                    carried = carried_rows(name, job, rows)
+                    if carried is not None:
+                        used = [row for row in used if row.model != job] + carried[0]
+                        origins[job] = Origin(cluster=carried[2], sd=carried[1])
+            fit = fit_cluster(used, priors, means=travelling_means(name, alone, rows))
+            clusters[name] = _with_residuals(fit, used, origins, priors)
+        return cls(rows=rows, clusters=clusters, priors=priors)
+
+    def predict(self, queries: Sequence[StepQuery]) -> list[Forecast]:
+        """One forecast for each query, in order, with a 90 % interval; a refusal where the evidence does not suffice."""
+        verdicts = [self.evidence(query.cluster, query.model).judge(query) for query in queries]
+        forecasts: list[Forecast | None] = [None] * len(queries)
+        for i, (query, (kind, reason)) in enumerate(zip(queries, verdicts, strict=True)):
+            if kind == "refused":
+                forecasts[i] = Forecast(query=query, step_time_s=None, low_s=None, high_s=None, kind=kind, reason=reason)
+        for cluster in {query.cluster for query, (kind, _) in zip(queries, verdicts, strict=True) if kind != "refused"}:
+            asked = [i for i, query in enumerate(queries) if query.cluster == cluster and forecasts[i] is None]
+            step, variance = self.log_steps([queries[i] for i in asked], cluster)
+            half = self.priors.interval_quantile * np.sqrt(variance)
+            for i, middle, width in zip(asked, step, half, strict=True):
+                low, centre, high = (float(value) for value in np.exp([middle - width, middle, middle + width]))
+                kind, reason = verdicts[i]
+                basis = self._basis(queries[i])
+                forecasts[i] = Forecast(query=queries[i], step_time_s=centre, low_s=low, high_s=high, kind=kind, reason=reason, basis=basis)
+        return [forecast for forecast in forecasts if forecast is not None]
+
+    def suggest_next(self, queries: Sequence[StepQuery]) -> list[Suggestion]:
+        """The measurements that would narrow the forecasts of these queries most, the best first."""
+        from gpualloc.scaling.suggest import suggest
+
+        return suggest(self, queries)
+
+    def like(self, cluster: str, *, known: str, compute_ratio: float, link_ratio: float) -> ScalingModel:
+        """This model with one cluster more, as `known` with GPUs and links so many times as fast; intervals are wider there.
+
+        The ratios are measured ones or of published peaks and bandwidths: what they are, the caller knows.
+
+        Raises:
+            UsageError: `known` is not, `cluster` is already, or a ratio is not above 0.
+        """
+        if known not in self.clusters or cluster in self.clusters:
+            raise UsageError(f"{cluster!r} like {known!r}: the first must be new and the second one of {', '.join(self.clusters)}")
+        if not (compute_ratio > 0 and link_ratio > 0):
+            raise UsageError(f"ratios {compute_ratio:g} and {link_ratio:g} must be above 0: 2 is twice as fast")
+        fit = scaled_fit(self.clusters[known].fit, compute_ratio=compute_ratio, link_ratio=link_ratio)
+        origins = {job.name: Origin(cluster=known, sd=_LIKENESS_SD) for job in fit.frame.jobs}
+        nothing = {job.name: fit_residuals([], np.zeros(0), np.zeros(0), self.priors) for job in fit.frame.jobs}
+        added = FittedCluster(fit=fit, residuals=nothing, origins=origins, like=known)
+        return ScalingModel(rows=self.rows, clusters={**self.clusters, cluster: added}, priors=self.priors)
+
+    def save(self, path: Path) -> None:
+        """Writes the model as JSON with its schema version."""
+        from gpualloc.scaling.model_file import write_model
+
+        write_model(self, path)
+
+    @classmethod
+    def load(cls, path: Path) -> ScalingModel:
+        """Reads what `save` wrote.
+
+        Raises:
+            UsageError: it cannot be read, is of a newer schema, or is not a scaling model.
+        """
+        from gpualloc.scaling.model_file import read_model
+
+        return read_model(path)
+
+    def evidence(self, cluster: str, job: str) -> Evidence:
+        """What was measured of a job on a cluster."""
+        if (cluster, job) not in self._evidence:
+            fitted = self.clusters.get(cluster)
+            source = fitted.like if fitted and fitted.like else cluster
+            origin = fitted.origins.get(job) if fitted else None
+            self._evidence[cluster, job] = Evidence(
+                rows=[row for row in self.rows if row.model == job and row.cluster == (origin.cluster if origin else source)],
+                cluster_rows=[row for row in self.rows if row.cluster == source],
+                is_carried=origin is not None,
+            )
+        return self._evidence[cluster, job]
+
+    def log_steps(self, queries: Sequence[StepQuery], cluster: str) -> tuple[Array, Array]:
+        """(log step time, its variance) of queries whose cluster and jobs were fitted."""
+        fitted, priors = self.clusters[cluster], self.priors
+        design, rows = make_design(queries, fitted.fit.frame, priors)
+        step, slopes, _, share = design.forward(fitted.fit.coefficients, fitted.fit.level)
+        variance = priors.interval_equation * ((slopes @ fitted.fit.covariance) * slopes).sum(1)
+        known = set(fitted.fit.frame.placements)
+        is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
+        variance += is_new * (share * priors.link_placement) ** 2
+        for name in {query.model for query in queries}:
+            mine = [i for i, query in enumerate(queries) if query.model == name]
+            correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
+            step[mine] += correction
+            variance[mine] += priors.interval_residual * extra
+            if name in fitted.origins:
+                variance[mine] += fitted.origins[name].sd ** 2
+        return step, variance + priors.interval_noise**2
+
+    def _basis(self, query: StepQuery) -> tuple[str, ...]:
+        evidence, fitted = self.evidence(query.cluster, query.model), self.clusters[query.cluster]
+        origin = fitted.origins.get(query.model)
+        where = f" on {origin.cluster}, carried over" if origin else ""
+        rehearsed = sum(row.source == "rehearsed" for row in evidence.rows)
+        told = f", {rehearsed} of them rehearsed" if rehearsed else ""
+        others = sorted({row.model for row in evidence.cluster_rows if row.num_gpus > 1} - {query.model})
+        links = (f"links of {query.cluster} from {', '.join(others)}",) if query.num_gpus > 1 and others else ()
+        return (f"{len(evidence.rows)} rows of {query.model}{where}{told}", *links)
+
+
+def _with_residuals(fit: ClusterFit, rows: Sequence[StepRow], origins: dict[str, Origin], priors: Priors) -> FittedCluster:
+    residuals = {}
+    for job in fit.frame.jobs:
+        mine = [row for row in rows if row.model == job.name]
+        design, _ = make_design(mine, fit.frame, priors)
+        left = np.log([row.step_time_s for row in mine]) - design.forward(fit.coefficients, fit.level)[0]
+        noise = np.hypot(priors.residual_noise, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
+        residuals[job.name] = fit_residuals(mine, left, noise, priors)
+    return FittedCluster(fit=fit, residuals=residuals, origins=origins)

@@ -1,0 +1,70 @@
+"""What is believed of a cluster before it is measured: standard deviations of natural logarithms, unless said otherwise.
+
+Chosen on two of the three clusters of `benchmarks/compare_forecast.py` and checked on the third, in turn (docs/forecast.md). Differences between
+jobs have heavy tails: most jobs of a cluster behave alike, and a few do not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priors:
+    """Each group belongs to the term of `gpualloc.scaling.terms` that is named above it."""
+
+    # single_gpu_time
+    batch_slope: float = 0.5  # change per doubling of the batch
+    batch_bend: float = 0.25  # smooth departure from that line
+    batch_jump: float = 0.05  # of one batch size from the smooth curve
+    size_slope: float = 0.7  # per doubling of pixels or tokens
+    precision_shift: float = 0.5
+    # contention
+    shared_contention: float = 0.2  # step from one GPU to several, and per doubling of the GPUs of a node, in all jobs
+    job_contention_start: float = 0.04
+    job_contention: float = 0.05
+    contention_nodes: float = 0.03
+    contention_batch: float = 0.05
+    job_contention_batch: float = 0.1
+    # link_time
+    link_level: float = 2.0
+    link_slope: float = 0.6  # per doubling of nodes or of the GPUs of a node
+    link_pair: float = 0.5
+    link_bend: float = 0.3
+    link_placement: float = 0.12  # of one placement from the smooth curve
+    # gradient_load
+    job_gradients: float = 0.2
+    job_link_side: float = 0.4  # gradients of this job take longer inside or between nodes than those of others
+    job_link_slope: float = 0.15
+    job_link_bend: float = 0.1
+    from_time: float = 1.0  # slope on the time of a step that does not grow with the batch
+    from_time_sd: float = 0.05
+    from_sync: float = 0.1  # slope on the synchronisation of a single GPU with itself
+    from_sync_sd: float = 0.05
+    from_bytes: float = 1.0
+    from_bytes_sd: float = 0.1
+    fixed_share_floor: float = 0.1  # the part that does not grow is at least this share of the shortest step
+    # overlap
+    overlap_log_gamma: float = 0.5
+    overlap_sd: float = 0.25
+    job_overlap: float = 0.15
+    # rehearsal_bias
+    rehearsal_bias: float = 0.06  # median error of rehearsed steps against real ones on five links: docs/rehearse.md
+    # noise of one row
+    noise_step: float = 0.06
+    noise_single: float = 0.03
+    noise_compute: float = 0.08
+    noise_rehearsed: float = 0.06
+    noise_tail: float = 4.0  # degrees of freedom of Student's t
+    job_tail: float = 1.0  # the same of differences between jobs
+    # residuals
+    residual_smooth: float = 0.10
+    residual_placement: float = 0.05
+    residual_noise: float = 0.04
+    residual_length: float = 1.0  # doublings of nodes or GPUs
+    residual_batch_length: float = 2.0  # doublings of the batch
+    # intervals
+    interval_quantile: float = 1.645  # 90 % of a normal distribution
+    interval_equation: float = 1.0  # times the variance of the coefficients
+    interval_residual: float = 0.5  # times that of the residual process
+    interval_noise: float = 0.03

@@ -1,0 +1,226 @@
+"""The step-time equation, one named function per term.
+
+    step = (compute^gamma + link^gamma)^(1/gamma)                                            overlapped_time
+    log compute = single_gpu_time(job, batch, size, precision) + contention(job, GPUs of a node, nodes, batch)
+    log link    = link_time(placement) + gradient_load(job, placement)
+
+`single_gpu_time` holds input, launch floor and arithmetic together, because only their sum is measured; it is a curve through the measured
+single-GPU times, not a line. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
+(Qiao et al., OSDI 2021, equation 11); Pollux's own compute and link terms are lines in the batch and in the number of GPUs.
+
+Every term is a sum of columns times unknown coefficients. Each column has a prior: mean, standard deviation, and whether its tails are heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gpualloc.scaling.frame import Frame, JobFrame
+from gpualloc.scaling.placement import Array, Placements, describe, smooth_basis
+from gpualloc.scaling.priors import Priors
+from gpualloc.scaling.records import StepQuery, StepRow
+
+Part = Literal["compute", "link", "overlap", "total"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Columns of the design that share a prior."""
+
+    part: Part
+    name: str
+    values: Array  # [rows, columns]
+    sd: float
+    mean: float = 0.0
+    has_heavy_tails: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the terms read of rows or queries."""
+
+    queries: Sequence[StepQuery]
+    places: Placements
+    job: Array  # index into frame.jobs; -1 where unknown
+    log_batch: Array
+    log_size: Array
+    relative_batch: Array  # -1 at the job's smallest measured batch, 1 at its largest
+
+
+def overlapped_time(log_compute: Array, log_link: Array, gamma: Array) -> Array:
+    """log of the gamma-norm of computing and communicating: gamma 1 adds them, a large gamma hides the shorter (OSDI 2021, equation 11)."""
+    return np.asarray(np.logaddexp(gamma * log_compute, gamma * log_link) / gamma)
+
+
+def read_rows(queries: Sequence[StepQuery], frame: Frame) -> Rows:
+    """Rows or queries as the terms need them."""
+    index = {job.name: number for number, job in enumerate(frame.jobs)}
+    job = np.array([index.get(query.model, -1) for query in queries])
+    log_batch = np.log2(np.array([query.per_device_batch_size for query in queries], dtype=float))
+    low = np.array([frame.jobs[number].log_batch_low if number >= 0 else 0.0 for number in job])
+    high = np.array([frame.jobs[number].log_batch_high if number >= 0 else 0.0 for number in job])
+    relative = np.clip(2 * (log_batch - low) / np.maximum(high - low, 1e-9) - 1, -1.5, 1.5)
+    return Rows(
+        queries=queries,
+        places=describe(queries),
+        job=job,
+        log_batch=log_batch,
+        log_size=np.log2(np.array([query.size() for query in queries])),
+        relative_batch=np.where(high > low, relative, -1.0),
+    )
+
+
+def single_gpu_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """Each job's time on one GPU: a level, a slope per doubling of batch, pixels or tokens, a smooth bend, a jump at each batch measured."""
+    columns = []
+    for number, job in enumerate(frame.jobs):
+        is_job = (rows.job == number) * 1.0
+        batch = rows.log_batch - job.log_batch_middle
+        columns += [
+            _column("compute", f"{job.name} level", is_job, 5.0),
+            _column("compute", f"{job.name} batch slope", is_job * batch, priors.batch_slope, mean=0.0),
+            _block(
+                "compute",
+                f"{job.name} batch bend",
+                is_job,
+                smooth_basis(rows.log_batch[:, None], job.batch_centres(), 1.5),
+                priors.batch_bend,
+            ),
+            _block("compute", f"{job.name} batch jump", is_job, _same(rows.log_batch, job.log_batches), priors.batch_jump),
+        ]
+        if job.log_sizes[0] != job.log_sizes[-1]:
+            size = rows.log_size - job.log_sizes[0]
+            columns.append(_column("compute", f"{job.name} size slope", is_job * size, priors.size_slope))
+            bends = smooth_basis(rows.log_size[:, None], np.array(job.log_sizes)[:, None], 1.5)
+            columns.append(_block("compute", f"{job.name} size bend", is_job, bends, priors.batch_bend))
+        for precision in job.precisions[1:]:
+            has_it = np.array([query.precision == precision for query in rows.queries]) * is_job
+            columns.append(_column("compute", f"{job.name} in {precision}", has_it, priors.precision_shift))
+    return columns
+
+
+def contention(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """Computing changes where GPUs share a node's cores, memory and buses, or run with DDP at all: by all jobs alike and by each."""
+    places = rows.places
+    batch = rows.relative_batch
+    columns = [
+        _column("compute", "several GPUs", places.is_multi, priors.shared_contention),
+        _column("compute", "GPUs of a node", places.log_max, priors.shared_contention),
+        _column("compute", "nodes", places.log_nodes, priors.contention_nodes),
+        _column("compute", "several GPUs, batch", places.is_multi * batch, priors.contention_batch),
+        _column("compute", "GPUs of a node, batch", places.log_max * batch, priors.contention_batch),
+    ]
+    for number, job in enumerate(frame.jobs):
+        is_job = (rows.job == number) * 1.0
+        columns += [
+            _column("compute", f"{job.name} several GPUs", is_job * places.is_multi, priors.job_contention_start, heavy=True),
+            _column("compute", f"{job.name} GPUs of a node", is_job * places.log_max, priors.job_contention, heavy=True),
+            _column("compute", f"{job.name} nodes", is_job * places.log_nodes, priors.contention_nodes, heavy=True),
+            _column("compute", f"{job.name} several, batch", is_job * places.is_multi * batch, priors.job_contention_batch, heavy=True),
+            _column("compute", f"{job.name} node, batch", is_job * places.log_max * batch, priors.job_contention_batch, heavy=True),
+        ]
+    return columns
+
+
+def link_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """The cluster's links: a level and slopes inside a node and between nodes, a smooth bend, and each measured placement's own."""
+    places = rows.places
+    inside, across = places.is_inside, places.is_across
+    uneven = places.log_max - places.log_mean
+    columns = [
+        _column("link", "inside a node", inside, priors.link_level),
+        _column("link", "between nodes", across, priors.link_level),
+        _column("link", "inside, GPUs", inside * (places.log_mean - 1), priors.link_slope),
+        _column("link", "between, nodes", across * (places.log_nodes - 1), priors.link_slope),
+        _column("link", "between, GPUs of a node", across * places.log_mean, priors.link_slope),
+        _column("link", "two nodes", places.is_pair, priors.link_pair),
+        _column("link", "two nodes, GPUs of a node", places.is_pair * places.log_mean, priors.link_pair / 2),
+        _column("link", "between, uneven", across * uneven, priors.link_slope / 2),
+        _block("link", "bend", places.is_multi, smooth_basis(_where(places), frame.link_centres(), 1.0), priors.link_bend),
+    ]
+    own = np.array([[float(key == known) for known in frame.placements] for key in places.keys])
+    if frame.placements:
+        columns.append(_block("link", "placement", places.is_multi, own.reshape(len(places.keys), -1), priors.link_placement))
+    return columns
+
+
+def gradient_load(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """How much each job asks of the links: from its gradient bytes, else from what one GPU tells of them, and how it departs from the others.
+
+    A step's fixed part (launches, optimiser) and the synchronisation of one GPU with itself grow with the parameters.
+    """
+    places = rows.places
+    inside, across = places.is_inside, places.is_across
+
+    def told(values: Sequence[float]) -> Array:
+        return np.array([values[int(number)] if number >= 0 else 0.0 for number in rows.job]) * places.is_multi
+
+    if all(job.log_gradient_bytes is not None for job in frame.jobs):
+        loads = [job.log_gradient_bytes or 0.0 for job in frame.jobs]
+        columns = [_column("link", "gradient bytes", told(loads), priors.from_bytes_sd, mean=priors.from_bytes)]
+    else:
+        columns = [
+            _column("link", "fixed time", told([job.fixed_time for job in frame.jobs]), priors.from_time_sd, mean=priors.from_time),
+            _column("link", "own synchronisation", told([job.own_sync for job in frame.jobs]), priors.from_sync_sd, mean=priors.from_sync),
+        ]
+    bends = smooth_basis(_where(places), frame.job_link_centres(), 1.5)
+    for number, job in enumerate(frame.jobs):
+        is_job = (rows.job == number) * 1.0
+        columns += [
+            _column("link", f"{job.name} gradients", is_job * places.is_multi, priors.job_gradients, heavy=True),
+            _column("link", f"{job.name} side", is_job * (across - inside), priors.job_link_side / 2, heavy=True),
+            _column("link", f"{job.name} inside, GPUs", is_job * inside * (places.log_mean - 1), priors.job_link_slope, heavy=True),
+            _column("link", f"{job.name} nodes", is_job * across * (places.log_nodes - 1), priors.job_link_slope, heavy=True),
+            _column("link", f"{job.name} GPUs of a node", is_job * across * places.log_mean, priors.job_link_slope, heavy=True),
+            _column("link", f"{job.name} two nodes", is_job * places.is_pair, priors.job_link_slope, heavy=True),
+            _block("link", f"{job.name} bend", is_job * places.is_multi, bends, priors.job_link_bend),
+        ]
+    return columns
+
+
+def overlap(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """log gamma of the cluster and each job's departure from it."""
+    ones = np.ones(len(rows.job))
+    columns = [_column("overlap", "gamma", ones, priors.overlap_sd, mean=priors.overlap_log_gamma)]
+    return columns + [
+        _column("overlap", f"{job.name} gamma", (rows.job == i) * 1.0, priors.job_overlap) for i, job in enumerate(frame.jobs)
+    ]
+
+
+def rehearsal_bias(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """Rehearsed steps are all too long or too short by one factor, which measured rows beside them reveal. A forecast has none."""
+    is_rehearsed = np.array([isinstance(row, StepRow) and row.source == "rehearsed" for row in rows.queries]) * 1.0
+    return [_column("total", "rehearsal bias", is_rehearsed, priors.rehearsal_bias)] if frame.has_rehearsed else []
+
+
+TERMS: tuple[Callable[[Rows, Frame, Priors], list[Columns]], ...] = (
+    single_gpu_time,
+    contention,
+    link_time,
+    gradient_load,
+    overlap,
+    rehearsal_bias,
+)
+
+
+def _column(part: Part, name: str, values: Array, sd: float, *, mean: float = 0.0, heavy: bool = False) -> Columns:
+    return Columns(part=part, name=name, values=values[:, None], sd=sd, mean=mean, has_heavy_tails=heavy)
+
+
+def _block(part: Part, name: str, mask: Array, values: Array, sd: float) -> Columns:
+    return Columns(part=part, name=name, values=values * mask[:, None], sd=sd)
+
+
+def _same(values: Array, known: Sequence[float]) -> Array:
+    return (np.abs(values[:, None] - np.array(known)[None]) < 1e-9) * 1.0
+
+
+def _where(places: Placements) -> Array:
+    return np.stack([places.log_nodes, places.log_mean], 1)
+
+
+__all__ = ["TERMS", "Columns", "JobFrame", "Rows", "overlapped_time", "read_rows"]
