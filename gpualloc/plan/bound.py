@@ -5,7 +5,7 @@ GPUs of a type are one pool, a task may be split, and it takes only what it sure
 is a solution, so the least score is a bound.
 
     least      sum y (weight * begin of slot + tail)                  as in gpualloc.plan.problem
-    subject to sum over tasks of GPU-seconds surely used in slot s <= size of the pool * length of a slot
+    subject to sum over tasks of GPU-seconds surely used by the end of slot s <= size of the pool * time until then
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from gpualloc.plan.problem import Problem
 
 _MAX_VARIABLES = 12_000  # a second or two on one core
-_MAX_SLOTS = 96
+_MAX_SLOTS = 64
 
 
 def score_bound(problem: Problem, *, makespan_s: float) -> float | None:
@@ -47,7 +47,6 @@ def score_bound(problem: Problem, *, makespan_s: float) -> float | None:
             fixed = of_jct * choice.tail_s / problem.total_weight + of_money * choice.money - of_merit * choice.merit / problem.total_weight
             if len(problem.node_names(choice)) < choice.num_nodes:
                 continue
-            full, rest_s = divmod(choice.duration_s, slot_s)
             for t in range(num_slots + 1):  # the last one: after all slots
                 begin_s = t * slot_s
                 if begin_s > choice.latest_start_s or (choice.start_s is not None and not begin_s <= choice.start_s < begin_s + slot_s):
@@ -57,15 +56,14 @@ def score_bound(problem: Problem, *, makespan_s: float) -> float | None:
                 one.append((j, column))
                 ends.append((j, column, begin_s + choice.duration_s))
                 areas.append((choice.gpu_type, column, choice.num_gpus * choice.duration_s))
-                for s in range(t + 1, min(num_slots, t + int(full) + 1)):
-                    share_s = slot_s if s < t + int(full) else rest_s
-                    if share_s > 0:
-                        used.append((row_of[choice.gpu_type] + s, column, choice.num_gpus * share_s / slot_s))
+                for s in range(t + 1, num_slots):
+                    share = min(choice.duration_s / slot_s, s - t)
+                    used.append((row_of[choice.gpu_type] + s, column, choice.num_gpus * share))
     if len({j for j, _ in one}) < len(problem.tasks):
         return None
     capacity = np.zeros(num_slots * len(pools))
     for gpu_type, row in row_of.items():
-        capacity[row : row + num_slots] = pools[gpu_type]
+        capacity[row : row + num_slots] = pools[gpu_type] * np.arange(1, num_slots + 1)
     if of_makespan > 0:
         last = len(cost)
         cost.append(of_makespan)
