@@ -56,6 +56,13 @@ def test_the_table_fits_the_terminal_and_says_what_was_chosen_and_why_not(column
     assert "optimal (exact)" in text
 
 
+def test_the_guide_shows_what_the_command_prints() -> None:
+    shown = (ROOT / "docs" / "plan.md").read_text().split("```")[3].strip().splitlines()
+    printed = run(EXAMPLE, "--cluster", CLUSTER, columns=80).stdout.splitlines()
+    assert len(shown) > 10
+    assert [line for line in shown if line != "..." and line not in printed] == []
+
+
 def test_json_says_all_that_the_tables_say_and_the_plan_file_is_its_plan(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     result = json.loads(run(EXAMPLE, "--cluster", CLUSTER, "--json", "--out", str(out)).stdout)
