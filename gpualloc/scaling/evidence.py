@@ -41,10 +41,7 @@ class Evidence:
         batches = sorted({row.per_device_batch_size for row in self.rows})
         if len(batches) == 1 and query.per_device_batch_size != batches[0]:
             return f"{where} was measured at batch {batches[0]} alone; measure batch {query.per_device_batch_size} on 1 GPU next"
-        for word, asked, known in (
-            ("batch", query.per_device_batch_size, batches),
-            ("size", query.size(), sorted({r.size() for r in self.rows})),
-        ):
+        for word, asked, known in (("batch", query.per_device_batch_size, batches), ("size", query.size(), sorted({r.size() for r in self.rows}))):
             if not known[0] / _FAR <= asked <= known[-1] * _FAR:
                 return f"{word} {asked:g} is far outside {known[0]:g} to {known[-1]:g} of {where}; measure {word} {asked:g} on 1 GPU next"
         precisions = {row.precision for row in self.rows}
@@ -83,9 +80,7 @@ class Evidence:
 
     def _falling(self) -> str | None:
         """Which slope is negative beyond doubt, in words."""
-        alone = [
-            row for row in self.rows if row.num_gpus == 1 and row.size() == self.rows[0].size() and row.precision == self.rows[0].precision
-        ]
+        alone = [row for row in self.rows if row.num_gpus == 1 and row.size() == self.rows[0].size() and row.precision == self.rows[0].precision]
         if _falls([row.per_device_batch_size for row in alone], alone, _FALLING_BATCH):
             return "step time falls as the batch grows"
         batch = min((row.per_device_batch_size for row in self.rows), default=0)

@@ -41,11 +41,7 @@ class JobFrame:
     def batch_centres(self) -> Array:
         """Where the bend of the batch curve has its centres, [m, 1]."""
         width = self.log_batch_high - self.log_batch_low
-        return (
-            np.linspace(self.log_batch_low, self.log_batch_high, max(2, min(_BATCH_CENTRES, int(width) + 2)))[:, None]
-            if width
-            else np.zeros((0, 1))
-        )
+        return np.linspace(self.log_batch_low, self.log_batch_high, max(2, min(_BATCH_CENTRES, int(width) + 2)))[:, None] if width else np.zeros((0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +85,7 @@ def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
     is_multi = places.is_multi > 0
     where = np.stack([places.log_nodes, places.log_mean], 1)[is_multi]
     centres, job_centres = (
-        tuple((float(x), float(y)) for x, y in (spread_out(where, most) if len(where) else []))
-        for most in (_LINK_CENTRES, _JOB_LINK_CENTRES)
+        tuple((float(x), float(y)) for x, y in (spread_out(where, most) if len(where) else [])) for most in (_LINK_CENTRES, _JOB_LINK_CENTRES)
     )
     return Frame(
         jobs=jobs,

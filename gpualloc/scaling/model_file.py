@@ -64,9 +64,7 @@ def read_model(path: Path) -> ScalingModel:
         raise UsageError(f"{path} is not a scaling model; {remedy}")
     version = data.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise UsageError(
-            f"{path} has schema_version {version!r}, this gpualloc reads up to {SCHEMA_VERSION}; upgrade gpualloc, or {remedy}"
-        )
+        raise UsageError(f"{path} has schema_version {version!r}, this gpualloc reads up to {SCHEMA_VERSION}; upgrade gpualloc, or {remedy}")
     try:
         rows = [StepRow(**dict(zip(data["row_fields"], values, strict=True))) for values in data["rows"]]
         priors = Priors(**data["priors"])

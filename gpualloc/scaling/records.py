@@ -42,9 +42,7 @@ class StepQuery:
         gpus = "1 GPU" if self.num_gpus == 1 else f"{self.num_gpus} GPUs of {nodes}"
         placed = f" ({self.placement})" if self.placement and self.num_nodes > 1 else ""
         size = f", {self.image_size_px} px" if self.image_size_px else f", {self.sequence_length} tokens" if self.sequence_length else ""
-        return (
-            f"{self.model} on {gpus}{placed} at batch {self.per_device_batch_size}{size}{f', {self.precision}' if self.precision else ''}"
-        )
+        return f"{self.model} on {gpus}{placed} at batch {self.per_device_batch_size}{size}{f', {self.precision}' if self.precision else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,7 @@ def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) 
     fitted, priors = model.clusters[cluster], model.priors
     now = model.log_steps(queries, cluster)[1]
     asked, tried = (
-        make_design(part, fitted.fit.frame, priors)[0].forward(fitted.fit.coefficients, fitted.fit.level)[1]
-        for part in (queries, candidates)
+        make_design(part, fitted.fit.frame, priors)[0].forward(fitted.fit.coefficients, fitted.fit.level)[1] for part in (queries, candidates)
     )
     shared = priors.interval_equation * asked @ fitted.fit.covariance @ tried.T  # [queries, candidates]
     own = priors.interval_equation * ((tried @ fitted.fit.covariance) * tried).sum(1) + priors.noise_step**2

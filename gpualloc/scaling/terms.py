@@ -83,13 +83,7 @@ def single_gpu_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
         columns += [
             _column("compute", f"{job.name} level", is_job, 5.0),
             _column("compute", f"{job.name} batch slope", is_job * batch, priors.batch_slope, mean=0.0),
-            _block(
-                "compute",
-                f"{job.name} batch bend",
-                is_job,
-                smooth_basis(rows.log_batch[:, None], job.batch_centres(), 1.5),
-                priors.batch_bend,
-            ),
+            _block("compute", f"{job.name} batch bend", is_job, smooth_basis(rows.log_batch[:, None], job.batch_centres(), 1.5), priors.batch_bend),
             _block("compute", f"{job.name} batch jump", is_job, _same(rows.log_batch, job.log_batches), priors.batch_jump),
         ]
         if job.log_sizes[0] != job.log_sizes[-1]:
@@ -186,9 +180,7 @@ def overlap(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
     """log gamma of the cluster and each job's departure from it."""
     ones = np.ones(len(rows.job))
     columns = [_column("overlap", "gamma", ones, priors.overlap_sd, mean=priors.overlap_log_gamma)]
-    return columns + [
-        _column("overlap", f"{job.name} gamma", (rows.job == i) * 1.0, priors.job_overlap) for i, job in enumerate(frame.jobs)
-    ]
+    return columns + [_column("overlap", f"{job.name} gamma", (rows.job == i) * 1.0, priors.job_overlap) for i, job in enumerate(frame.jobs)]
 
 
 def rehearsal_bias(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
