@@ -51,6 +51,10 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.simulate:simulate",
             "Simulate scheduling policies on a cluster over days: completion times, fairness, restarts, utilisation, cost.",
         ),
+        "plan": LazyCommand(
+            "gpualloc.cli.plan:plan",
+            "Plan which workload gets which GPUs: type, number, devices, strategy, precision, batch, start, finish and cost.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
@@ -165,6 +169,7 @@ def _global_options(
       gpualloc rehearse ...     the same on GPUs that are not there
       gpualloc forecast ...     more GPUs from few measurements
       gpualloc simulate         what scheduling policies would do
+      gpualloc plan ...         which workload gets which GPUs
       gpualloc watch            what the GPUs do while jobs run
       gpualloc report           all of it as one page to send
       gpualloc doctor           what works here and what does not

@@ -53,6 +53,14 @@ class GpuReading:
     processes: tuple[GpuProcess, ...] | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class GpuPlace:
+    """Where a GPU is among the others of its machine."""
+
+    nvlinked: frozenset[str]  # UUIDs of the GPUs it reaches over NVLink, through a switch or directly
+    pci_bus_id: str | None  # "00000000:1B:00.0"
+
+
 @dataclass(kw_only=True)
 class _Device:
     kind: str
@@ -98,6 +106,26 @@ class GpuReader:
 
     def read(self) -> list[GpuReading]:
         return [self._read_slice(device) if device.kind == "mig" else self._read_gpu(device) for device in self._devices]
+
+    def places(self) -> dict[str, GpuPlace]:
+        """UUID -> place, of whole GPUs."""
+        nvml, gpus = self._nvml, [device for device in self._devices if device.kind == "gpu"]
+
+        def is_nvlinked(a: _Device, b: _Device) -> bool:
+            status = self._maybe(lambda: int(nvml.nvmlDeviceGetP2PStatus(a.handle, b.handle, nvml.NVML_P2P_CAPS_INDEX_NVLINK)))
+            return bool(status == nvml.NVML_P2P_STATUS_OK)
+
+        def bus_id(device: _Device) -> str | None:
+            info = self._maybe(lambda: nvml.nvmlDeviceGetPciInfo(device.handle))
+            return None if info is None else _text(info.busId)
+
+        return {
+            a.uuid: GpuPlace(
+                nvlinked=frozenset(b.uuid for b in gpus if b.uuid != a.uuid and is_nvlinked(a, b)),
+                pci_bus_id=bus_id(a),
+            )
+            for a in gpus
+        }
 
     def _read_gpu(self, device: _Device) -> GpuReading:
         nvml, handle = self._nvml, device.handle

@@ -23,7 +23,7 @@ from gpualloc.workloads.data import IMAGENET_NUM_CLASSES
 from gpualloc.workloads.models import ModelSpec, find_model
 from gpualloc.workloads.support import LORA_RANK, default_optimizer
 
-_USABLE = 0.85  # of a device's memory; the rest is for what is not counted
+USABLE_SHARE = 0.85  # of a device's memory; the rest is for what is not counted
 _BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "pure_fp16": 2, "pure_bf16": 2, "fp8": 2}
 _AUTOCAST = ("fp16", "bf16", "fp8")
 _STATES = {"sgd": 1, "adam": 2, "adamw": 2, "adamw_fused": 2, "adafactor": 0}  # numbers kept per trained one
@@ -121,7 +121,7 @@ def fitting_batch_size(case: BenchCase, *, device_memory_bytes: int, num_shards:
     size = find_model(case.model, workload=case.workload).default_per_device_batch_size[case.device]
     while size > 0:
         estimate = estimate_memory_bytes(dataclasses.replace(case, per_device_batch_size=size), num_shards=num_shards)
-        if estimate is None or estimate <= _USABLE * device_memory_bytes:
+        if estimate is None or estimate <= USABLE_SHARE * device_memory_bytes:
             return size
         size //= 2
     return 0
