@@ -40,7 +40,8 @@ _COMMANDS = LazyCommands(
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
         ),
         "doctor": LazyCommand(
-            "gpualloc.cli.doctor:doctor", "Check what gpualloc needs: torch, the compiled extension, GPUs and their driver, disk."
+            "gpualloc.cli.doctor:doctor",
+            "Check what training needs here: torch, the extension, GPUs and their links, limits, settings; or a training script.",
         ),
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -10,7 +10,7 @@ from gpualloc.doctor import communication, gpu_health, limits, machine, measured
 from gpualloc.doctor.finding import Finding, Status
 from gpualloc.doctor.probe_server import ProbeServer
 
-__all__ = ["CHECKS", "MEASURED_CHECKS", "Finding", "Status", "run_checks"]
+__all__ = ["CHECKS", "MEASURED_CHECKS", "Finding", "Status", "fix", "fixable_checks", "run_checks"]
 
 Check = Callable[[], Finding | None]  # None: nothing here that it could be asked of
 
@@ -71,6 +71,18 @@ def run_checks(
             tell(name)
             findings.append(_run(name, check))
     return [finding for finding in findings if finding is not None]
+
+
+def fix(findings: Sequence[Finding]) -> Iterator[tuple[Finding, str]]:
+    """Does what the findings say is safe; tells each with what was done."""
+    for check in fixable_checks(findings):
+        yield next(finding for finding in findings if finding.name == _name(check)), FIXES[check]()
+
+
+def fixable_checks(findings: Sequence[Finding]) -> list[Check]:
+    """Those whose finding has a fix."""
+    fixable = {finding.name for finding in findings if finding.fix is not None}
+    return [check for check in FIXES if _name(check) in fixable]
 
 
 def _name(check: Callable[..., Finding | None]) -> str:

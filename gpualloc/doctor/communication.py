@@ -49,7 +49,11 @@ TRAPS = (
     Trap("TORCH_DISTRIBUTED_DEBUG", lambda value: value.upper() == "DETAIL", "every collective is checked by another one first"),
     Trap("CUDA_LAUNCH_BLOCKING", _is_on, "every kernel is waited for, so that nothing overlaps"),
     Trap("PYTORCH_NO_CUDA_MEMORY_CACHING", _is_on, "every tensor is a cudaMalloc"),
-    Trap("CUDA_DEVICE_MAX_CONNECTIONS", lambda value: value == "1", "kernels and communication queue behind each other (meant for tensor parallelism)"),
+    Trap(
+        "CUDA_DEVICE_MAX_CONNECTIONS",
+        lambda value: value == "1",
+        "kernels and communication queue behind each other (meant for tensor parallelism)",
+    ),
     Trap("PYTORCH_JIT", lambda value: value == "0", "torch.jit is off"),
     Trap("TORCH_COMPILE_DISABLE", _is_on, "torch.compile does nothing"),
 )
@@ -61,9 +65,17 @@ _NOT_FOR_PEERS = ("docker", "br-", "virbr", "veth", "lo")
 def check_nccl_environment() -> Finding:
     """Environment variables and files of NCCL that hold it, or torch, back."""
     settings = read_settings()
-    warnings = [f"{trap.name}={settings[trap.name]}: {trap.effect}" for trap in TRAPS if trap.name in settings and trap.is_trap(settings[trap.name])]
+    warnings = [
+        f"{trap.name}={settings[trap.name]}: {trap.effect}" for trap in TRAPS if trap.name in settings and trap.is_trap(settings[trap.name])
+    ]
     others = [name for name in settings if name.startswith("NCCL_") and not any(text.startswith(name) for text in warnings)]
-    seen = f"{len(others)} harmless variables of NCCL ({', '.join(sorted(others)[:4])})" if others else "no other variable of NCCL" if warnings else "no variable of NCCL"
+    seen = (
+        f"{len(others)} harmless variables of NCCL ({', '.join(sorted(others)[:4])})"
+        if others
+        else "no other variable of NCCL"
+        if warnings
+        else "no variable of NCCL"
+    )
     advice = "unset what nobody set on purpose: env | grep -E 'NCCL|TORCH|CUDA'; look into /etc/nccl.conf and ~/.nccl.conf, too"
     return judged("NCCL settings", seen, warnings=warnings, advice=advice)
 
@@ -78,7 +90,11 @@ def check_network_interfaces() -> Finding:
             continue
         is_exact = wanted.startswith("=")
         parts = wanted.removeprefix("=").split(",")
-        found = [each for each in states if any(each == part or (not is_exact and name.startswith("NCCL") and each.startswith(part)) for part in parts)]
+        found = [
+            each
+            for each in states
+            if any(each == part or (not is_exact and name.startswith("NCCL") and each.startswith(part)) for part in parts)
+        ]
         if not found:
             failures.append(f"{name}={wanted} names no interface; there are {', '.join(sorted(states))}")
         elif not any(states[each].isup for each in found):
@@ -94,7 +110,8 @@ def check_network_interfaces() -> Finding:
         warnings.append(f"this host's name leads to {address}, where other nodes do not find it")
     up = [each for each, state in states.items() if state.isup and not each.startswith(_NOT_FOR_PEERS)]
     fabric = "InfiniBand or RoCE" if has_infiniband() else "no InfiniBand"
-    seen = f"{', '.join(f'{each} ({states[each].speed / 1e3:g} Gbit/s)' if states[each].speed else each for each in sorted(up)) or 'loopback only'}; {fabric}"
+    speeds = [f"{each} ({states[each].speed / 1e3:g} Gbit/s)" if states[each].speed else each for each in sorted(up)]
+    seen = f"{', '.join(speeds) or 'loopback only'}; {fabric}"
     advice = "name an interface that leads to the other nodes (ip -brief link), set all of torchrun's variables or none, mend /etc/hosts"
     return judged("network", seen, failures=failures, warnings=warnings, advice=advice)
 
@@ -113,7 +130,9 @@ def check_timeouts() -> Finding:
         warnings.append(f"TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC={heartbeat}: a slow start is taken for a stuck one")
     if settings.get("NCCL_IB_TIMEOUT", "20").isdecimal() and int(settings.get("NCCL_IB_TIMEOUT", "20")) < 18:
         warnings.append(f"NCCL_IB_TIMEOUT={settings['NCCL_IB_TIMEOUT']}, below the default: a busy fabric ends the job")
-    advice = "unset them; a shorter wait is init_process_group(timeout=timedelta(minutes=5)), as long as the slowest checkpoint or evaluation"
+    advice = (
+        "unset them; a shorter wait is init_process_group(timeout=timedelta(minutes=5)), as long as the slowest checkpoint or evaluation"
+    )
     return judged("time-outs", _default_timeouts(), warnings=warnings, advice=advice)
 
 

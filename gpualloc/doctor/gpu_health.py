@@ -13,7 +13,13 @@ from gpualloc.doctor.finding import Finding, judged
 
 # NVIDIA, "XID Errors" (docs.nvidia.com/deploy/xid-errors, read 2026-11): those that a program's own mistakes cause, not the hardware.
 _PROGRAMS_XIDS = {13, 31, 43, 45}
-_XIDS = {48: "double-bit memory error", 64: "row remapping failed", 74: "NVLink error", 79: "fallen off the bus", 95: "uncontained memory error"}
+_XIDS = {
+    48: "double-bit memory error",
+    64: "row remapping failed",
+    74: "NVLink error",
+    79: "fallen off the bus",
+    95: "uncontained memory error",
+}
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)")
 _LOG_COMMANDS = (["dmesg"], ["journalctl", "--dmesg", "--boot", "--quiet", "--no-pager"])
 _LOG_TIMEOUT_S = 5.0
@@ -120,7 +126,9 @@ def check_gpu_settings() -> Finding | None:
                 failures.append(f"GPU {number}: compute mode PROHIBITED")
                 advice.append("as root: nvidia-smi -c DEFAULT")
             elif mode == _EXCLUSIVE_PROCESS:
-                warnings.append(f"GPU {number}: compute mode EXCLUSIVE_PROCESS: one process at a time, and so no --ranks-per-gpu without MPS")
+                warnings.append(
+                    f"GPU {number}: compute mode EXCLUSIVE_PROCESS: one process at a time, and so no --ranks-per-gpu without MPS"
+                )
                 advice.append("as root: nvidia-smi -c DEFAULT")
             state = _fabric_state(nvml, gpu)
             if state not in (None, _FABRIC_NOT_SUPPORTED, _FABRIC_COMPLETED):

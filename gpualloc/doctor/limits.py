@@ -38,7 +38,9 @@ def check_container_limits() -> Finding:
     throttled = _throttled_share()
     if throttled is not None and throttled > 0.05:
         warnings.append(f"the container's CPU limit held it back in {throttled:.0%} of its periods")
-    advice = "give the container more (docker run --memory --cpus, the pod's limits, Slurm's --mem --cpus-per-task), or use fewer loader workers"
+    advice = (
+        "give the container more (docker run --memory --cpus, the pod's limits, Slurm's --mem --cpus-per-task), or use fewer loader workers"
+    )
     return judged("container limits", seen, warnings=warnings, advice=advice)
 
 
@@ -70,7 +72,9 @@ def check_cpu_clocks() -> Finding | None:
     # Under intel_pstate and amd_pstate "powersave" follows the load: kernel.org, "intel_pstate CPU Performance Scaling Driver".
     is_slow = "powersave" in governors and not driver.startswith(("intel_pstate", "amd-pstate", "amd_pstate"))
     warnings = ["the governor powersave keeps the cores at their lowest clock"] if is_slow else []
-    return judged("CPU clocks", f"governor {', '.join(governors)}", warnings=warnings, advice="as root: cpupower frequency-set -g performance")
+    return judged(
+        "CPU clocks", f"governor {', '.join(governors)}", warnings=warnings, advice="as root: cpupower frequency-set -g performance"
+    )
 
 
 def check_schedulers() -> Finding:
@@ -85,7 +89,9 @@ def check_schedulers() -> Finding:
             warnings.append("several nodes and no MASTER_ADDR")
     else:
         partitions = _read_partitions() if has_slurm else None
-        seen.append(f"Slurm with partitions {', '.join(partitions[:4])}" if partitions else "no Slurm" if not has_slurm else "Slurm's commands")
+        seen.append(
+            f"Slurm with partitions {', '.join(partitions[:4])}" if partitions else "no Slurm" if not has_slurm else "Slurm's commands"
+        )
         if has_slurm and not partitions:
             warnings.append("sbatch is there, and sinfo tells of no partition")
     address = os.environ.get("RAY_ADDRESS")
@@ -119,7 +125,9 @@ def _read_memory_limit() -> tuple[int | None, int | None]:
     ):
         limit, used = _read(_CGROUP / limit_file), _read(_CGROUP / used_file)
         if limit.isdecimal():
-            stat = dict(line.split()[:2] for line in _read((_CGROUP / limit_file).parent / "memory.stat").splitlines() if len(line.split()) == 2)
+            stat = dict(
+                line.split()[:2] for line in _read((_CGROUP / limit_file).parent / "memory.stat").splitlines() if len(line.split()) == 2
+            )
             return int(limit), max(0, int(used) - int(stat.get(dropped, 0))) if used.isdecimal() else None
     return None, None
 

@@ -29,7 +29,9 @@ def check_nccl(server: ProbeServer) -> Finding | None:
     num_gpus = min(environment.count_gpus(), _MAX_RANKS)
     if num_gpus == 0:
         return None
-    return _check_all_reduce(server, "nccl", num_gpus, "run again with NCCL_DEBUG=WARN; without peer access try NCCL_P2P_DISABLE=1 to tell where it breaks")
+    return _check_all_reduce(
+        server, "nccl", num_gpus, "run again with NCCL_DEBUG=WARN; without peer access try NCCL_P2P_DISABLE=1 to tell where it breaks"
+    )
 
 
 def check_copies(server: ProbeServer) -> Finding | None:
@@ -39,7 +41,9 @@ def check_copies(server: ProbeServer) -> Finding | None:
     try:
         ((*rows,),) = server.run("copy_to_device", timeout_s=_PROBE_TIMEOUT_S)
     except ProbeError as error:
-        return Finding(name="copies to the GPUs", status="FAIL", seen=str(error), advice="look at the kernel log for Xid messages; restart the driver")
+        return Finding(
+            name="copies to the GPUs", status="FAIL", seen=str(error), advice="look at the kernel log for Xid messages; restart the driver"
+        )
     pinned, pageable = [row[0] for row in rows], [row[1] for row in rows]
     warnings = []
     for number, (speed, limit) in enumerate(zip(pinned, _link_gb_s(), strict=False)):

@@ -85,7 +85,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
     os.environ["OMP_NUM_THREADS"] = "1"  # a thread that runs when ranks are forked would leave its locks locked in them
-    import torch  # noqa: F401
+    import torch
     import torch.distributed
     import torch.utils.data  # noqa: F401
 
@@ -140,7 +140,7 @@ def _run_rank(sender: int, rank: int, order: dict[str, Any], folder: str) -> Non
 
 def _collect(pipes: list[int], pids: list[int], deadline_s: float, timeout_s: float) -> list[Any]:
     """The first rank to fail is told of, not the lowest: the others wait for it in vain."""
-    texts = {pipe: b"" for pipe in pipes}
+    texts = dict.fromkeys(pipes, b"")
     values: dict[int, Any] = {}
     waiting = list(pipes)
     while waiting:

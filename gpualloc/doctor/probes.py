@@ -122,7 +122,12 @@ def sleep(rank: int, world_size: int, folder: str, *, seconds: float) -> int:
     return os.getpid()
 
 
-PROBES: dict[str, Callable[..., Any]] = {"all_reduce": all_reduce, "copy_to_device": copy_to_device, "load_images": load_images, "sleep": sleep}
+PROBES: dict[str, Callable[..., Any]] = {
+    "all_reduce": all_reduce,
+    "copy_to_device": copy_to_device,
+    "load_images": load_images,
+    "sleep": sleep,
+}
 
 
 def _synchronise(device: Any) -> None:

@@ -11,7 +11,14 @@ from gpualloc.doctor.finding import Finding, judged
 from gpualloc.doctor.gpu_health import asker, summed
 
 # nvml.h (CUDA 13.0), nvmlGpuTopologyLevel_t; in the words of `nvidia-smi topo`.
-_LEVELS = {0: "one board", 10: "a PCIe switch (PIX)", 20: "PCIe switches (PXB)", 30: "the host bridge (PHB)", 40: "host bridges (NODE)", 50: "the CPUs (SYS)"}
+_LEVELS = {
+    0: "one board",
+    10: "a PCIe switch (PIX)",
+    20: "PCIe switches (PXB)",
+    30: "the host bridge (PHB)",
+    40: "host bridges (NODE)",
+    50: "the CPUs (SYS)",
+}
 # nvml.h: nvmlGpuP2PCapsIndex_t and nvmlGpuP2PStatus_t.
 _P2P_READ, _P2P_NVLINK = 0, 2
 _P2P_STATUSES = {0: None, 1: "the chipset does not support it", 2: "the GPU does not support it", 3: "the topology does not support it"}

@@ -44,7 +44,9 @@ def damage_of(path: Path, schema: Schema) -> str | None:
         return "; ".join(problems[:3]) or None
     except sqlite3.Error as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise StoreError(f"the {schema.noun} {path} is locked: another gpualloc is writing; try again when that has finished") from error
+            raise StoreError(
+                f"the {schema.noun} {path} is locked: another gpualloc is writing; try again when that has finished"
+            ) from error
         return str(error)
     finally:
         connection.close()
@@ -85,7 +87,9 @@ def _copy_aside(path: Path, schema: Schema) -> Path:
             if Path(f"{path}{suffix}").exists():
                 shutil.copy2(f"{path}{suffix}", f"{copy}{suffix}")
     except OSError as error:
-        raise StoreError(f"no copy of the {schema.noun} {path} can be made ({error.strerror}), so it is left as it is; free some space") from error
+        raise StoreError(
+            f"no copy of the {schema.noun} {path} can be made ({error.strerror}), so it is left as it is; free some space"
+        ) from error
     return copy
 
 
@@ -145,7 +149,9 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path, schema: Schema) 
     if application_id not in (0, schema.application_id):
         raise StoreError(f"{path} is an SQLite file of another program; name the {schema.noun} with --store")
     if version > schema.version and application_id == schema.application_id:
-        raise StoreError(f"the {schema.noun} {path} has schema {version}, this gpualloc reads up to {schema.version}; upgrade gpualloc first")
+        raise StoreError(
+            f"the {schema.noun} {path} has schema {version}, this gpualloc reads up to {schema.version}; upgrade gpualloc first"
+        )
 
 
 def _open(path: Path) -> sqlite3.Connection:
