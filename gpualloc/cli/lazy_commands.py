@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from gpualloc.cli.common_options import add_common_options
+
 
 @dataclass(frozen=True)
 class LazyCommand:
@@ -19,6 +21,7 @@ class LazyCommand:
     place: str  # "package.module:name" of a function or of a typer.Typer
     summary: str
     hidden: bool = False
+    panel: str = "Decide and run"  # the group in `gpualloc --help`
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -37,6 +40,7 @@ class LazyCommands(Mapping[str, Any]):
                 target.command()(function)
             command = get_command(target)
             command.name = name
+            add_common_options(command, (name,))
             self._loaded[name] = command
         return self._loaded[name]
 
@@ -49,4 +53,4 @@ class LazyCommands(Mapping[str, Any]):
     def listed(self, name: str) -> TyperCommand:
         """What a list of commands needs of one."""
         command = self._commands[name]
-        return TyperCommand(name, help=command.summary, hidden=command.hidden)
+        return TyperCommand(name, help=command.summary, hidden=command.hidden, rich_help_panel=command.panel)
