@@ -81,7 +81,7 @@ class _Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return COMMANDS.listed(cmd_name) if self._is_listing and cmd_name in COMMANDS else COMMANDS.get(cmd_name)
+        return COMMANDS.listed(cmd_name) if self._is_listing else COMMANDS.get(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         with self._listing():
@@ -109,7 +109,7 @@ class _Commands(TyperGroup):
         if name in COMMANDS and name != "config":  # which shows what is wrong with them itself
             if self._settings_error is not None:
                 raise self._settings_error
-            own = self._settings.of_command(command, (name,))
+            own = self._settings.of_command(command, (name,), ctx)
             ctx.default_map = {**(ctx.default_map or {}), name: own}
             ctx.meta["gpualloc.settings"] = self._settings.described(command, name)
         return name, command, rest

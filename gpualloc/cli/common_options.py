@@ -8,6 +8,13 @@ import typer
 from typer.main import get_command
 
 _PANEL = "For every command"
+READ_ELSEWHERE = {  # variables that are no option's, and what they name
+    "GPUALLOC_STORE": "the results file",
+    "GPUALLOC_WATCH_STORE": "the watch file",
+    "GPUALLOC_STATE": "the state file",
+    "GPUALLOC_CUDA_ARCHS": "the GPUs to build for",
+    "GPUALLOC_BUILD_TORCH": "the torch to build with",
+}
 
 
 def _set_debug(ctx: typer.Context, value: bool) -> None:
@@ -34,11 +41,12 @@ def _set_format(ctx: typer.Context, value: str | None) -> None:
         return
     from gpualloc.cli.formats import choose
 
+    has_json = any(parameter.name == "as_json" for parameter in ctx.command.params)
     if value != "json":
         choose(value)
-    elif any(parameter.name == "as_json" for parameter in ctx.command.params):
-        ctx.default_map = {**(ctx.default_map or {}), "as_json": True}
-    else:
+    if has_json:  # also where a settings file says json
+        ctx.default_map = {**(ctx.default_map or {}), "as_json": value == "json"}
+    elif value == "json":
         raise typer.BadParameter("this command prints no JSON; choose table, csv or markdown")
 
 
@@ -75,7 +83,9 @@ def add_common_options(command: Any, path: tuple[str, ...]) -> None:
             command.params.append(option)
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.envvar is None:
-            parameter.envvar, parameter.show_envvar = environment_variable(path, parameter), False
+            variable = environment_variable(path, parameter)
+            if variable not in READ_ELSEWHERE:
+                parameter.envvar, parameter.show_envvar = variable, False
     for name, child in getattr(command, "commands", {}).items():
         add_common_options(child, (*path, name))
 

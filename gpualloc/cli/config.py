@@ -13,13 +13,6 @@ import typer
 from gpualloc.errors import UsageError
 
 _PRECEDENCE = "the command line wins over GPUALLOC_* variables, these over ./gpualloc.toml, that over the user's config.toml"
-_NOT_OPTIONS = {  # variables that are read elsewhere, and what for
-    "GPUALLOC_STORE": "the results file",
-    "GPUALLOC_WATCH_STORE": "the watch file",
-    "GPUALLOC_STATE": "the state file",
-    "GPUALLOC_CUDA_ARCHS": "GPUs to build for",
-    "GPUALLOC_BUILD_TORCH": "torch to build with",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +24,7 @@ class _Row:
 
 
 def config(
+    ctx: typer.Context,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[COMMAND]...", help="All options of this command, such as bench or results show.")
     ] = None,
@@ -61,10 +55,10 @@ def config(
     files = read_settings_files()
     files.check_sections(COMMANDS)
     if command and command[0] not in COMMANDS:
-        raise UsageError(f"there is no command {command[0]!r}{did_you_mean(command[0], COMMANDS)}; choose one of {', '.join(COMMANDS)}")
+        raise UsageError(f"there is no command {command[0]!r}; choose one of {', '.join(COMMANDS)}{did_you_mean(command[0], COMMANDS)}")
     rows = []
     for name in [command[0]] if command else COMMANDS:
-        files.of_command(COMMANDS[name], (name,))  # refuses what is wrong
+        files.of_command(COMMANDS[name], (name,), ctx)  # refuses what is wrong
         rows += [row for row in _rows(COMMANDS[name], (name,), files.settings) if command or show_all or row.source != "default"]
     if command:
         rows = [row for row in rows if row.setting.split(".")[: len(command)] == command]
@@ -129,6 +123,7 @@ def _general_rows(root_values: dict[str, Any]) -> Iterator[_Row]:
 
 def _unknown_variables(commands: Any) -> list[str]:
     """Variables that begin as ours do and are nobody's: most likely misspelt."""
+    from gpualloc.cli.common_options import READ_ELSEWHERE
     from gpualloc.cli.suggestions import did_you_mean
 
     def variables(command: Any) -> Iterator[str]:
@@ -139,7 +134,7 @@ def _unknown_variables(commands: Any) -> list[str]:
     asked = [name for name in os.environ if name.startswith("GPUALLOC_")]
     if not asked:
         return []
-    known = {*_NOT_OPTIONS, "GPUALLOC_DEBUG", "GPUALLOC_QUIET", "GPUALLOC_VERBOSE"}
+    known = {*READ_ELSEWHERE, "GPUALLOC_DEBUG", "GPUALLOC_QUIET", "GPUALLOC_VERBOSE"}
     known |= {variable for name in commands for variable in variables(commands[name])}
     return [f"{name} is no setting{did_you_mean(name, known)}" for name in sorted(asked) if name not in known]
 

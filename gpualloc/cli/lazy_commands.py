@@ -44,6 +44,9 @@ class LazyCommands(Mapping[str, Any]):
             self._loaded[name] = command
         return self._loaded[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._commands  # Mapping's own would load it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._commands)
 

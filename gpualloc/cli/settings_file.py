@@ -33,7 +33,7 @@ class SettingsFiles:
     read: list[Path] = field(default_factory=list)
     settings: dict[tuple[str, ...], Setting] = field(default_factory=dict)
 
-    def of_command(self, command: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    def of_command(self, command: Any, path: tuple[str, ...], context: Any) -> dict[str, Any]:
         """The command's `default_map`, checked: parameter -> value, sub-command -> its own.
 
         Raises:
@@ -54,9 +54,9 @@ class SettingsFiles:
                 raise UsageError(
                     f"{setting.place}: {where!r} has no option {name!r}{did_you_mean(name, allowed)}; see gpualloc {where} --help"
                 )
-            values[parameters[name].name] = checked_value(parameters[name], setting)
+            values[parameters[name].name] = checked_value(parameters[name], setting, context)
         for name, child in children.items():
-            own = self.of_command(child, (*path, name))
+            own = self.of_command(child, (*path, name), context)
             if own:
                 values[name] = own
         return values
@@ -75,7 +75,7 @@ class SettingsFiles:
                     raise UsageError(f"{setting.place}: {key[0]} is {setting.value!r}; choose true or false")
             elif key[0] not in commands:
                 raise UsageError(
-                    f"{setting.place}: there is no command {key[0]!r}{did_you_mean(key[0], commands)}; choose one of {', '.join(commands)}"
+                    f"{setting.place}: there is no command {key[0]!r}; choose one of {', '.join(commands)}{did_you_mean(key[0], commands)}"
                 )
 
     def described(self, command: Any, name: str) -> list[str]:
@@ -122,7 +122,7 @@ def read_settings_files() -> SettingsFiles:
     return found
 
 
-def checked_value(parameter: Any, setting: Setting) -> Any:
+def checked_value(parameter: Any, setting: Setting, context: Any) -> Any:
     """The value as the option takes it: a list becomes LIST, true and false a SWITCH's on and off where it is no flag.
 
     Raises:
@@ -137,12 +137,15 @@ def checked_value(parameter: Any, setting: Setting) -> Any:
         value = ",".join("on" if item is True else "off" if item is False else str(item) for item in value)
     elif isinstance(value, bool):
         value = "on" if value else "off"
+    text: Any = [str(item) for item in value] if isinstance(value, list) else [str(value)] if parameter.multiple else str(value)
+    callback, parameter.callback = parameter.callback, None  # this is but a look
     try:
-        for item in value if parameter.multiple and isinstance(value, list) else [value]:
-            parameter.type.convert(str(item), parameter, None)
+        parameter.process_value(context, text)
     except Exception as error:  # a usage error of whichever click Typer brings
         raise UsageError(f"{setting.place}: {name}: {getattr(error, 'message', error)}") from error
-    return value if parameter.multiple else str(value)
+    finally:
+        parameter.callback = callback
+    return text
 
 
 def handed_down(ctx: Any, **values: Any) -> dict[str, Any]:

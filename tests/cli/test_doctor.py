@@ -17,20 +17,20 @@ FAIL = Finding(
 
 @pytest.mark.parametrize(("findings", "exit_code"), [([OK], 0), ([OK, WARN], 0), ([OK, FAIL, WARN], 1)])
 def test_exit_code_is_1_only_for_a_failure(findings: list[Finding], exit_code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpualloc.doctor.run_checks", lambda: findings)
+    monkeypatch.setattr("gpualloc.doctor.run_checks", lambda **options: findings)
     for options in ([], ["--json"]):
         assert CliRunner().invoke(app, ["doctor", *options]).exit_code == exit_code
 
 
 def test_json_has_every_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpualloc.doctor.run_checks", lambda: [OK, WARN, FAIL])
+    monkeypatch.setattr("gpualloc.doctor.run_checks", lambda **options: [OK, WARN, FAIL])
     data = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert [Finding(**row) for row in data] == [OK, WARN, FAIL]
 
 
 @pytest.mark.parametrize("width", [60, 120])
 def test_table_has_all_of_seen_and_advice(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpualloc.doctor.run_checks", lambda: [OK, WARN, FAIL])
+    monkeypatch.setattr("gpualloc.doctor.run_checks", lambda **options: [OK, WARN, FAIL])
     text = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": str(width)}).stdout
     assert max(map(len, text.splitlines())) <= width
     assert "none: \\x1b[31m[red]no driver install one" in " ".join(text.split())
