@@ -67,10 +67,10 @@ def repair(path: Path, schema: Schema) -> Repair:
     fresh = path.with_name(f".{path.name}.repaired-{os.getpid()}")
     try:
         connect(fresh, schema=schema, create=True, lock_timeout_s=1.0).close()
-        rescued, is_complete = _rescue(copy, fresh)
+        rescued, is_complete = _rescue(path, fresh)
         os.replace(fresh, path)
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"the {schema.noun} {path} could not be repaired: {error}; it is as it was, and so is its copy {copy}") from error
+        raise StoreError(f"the {schema.noun} {path} could not be repaired: {error}; as it was: {copy}") from error
     finally:
         for suffix in ("", *_BESIDE):
             Path(f"{fresh}{suffix}").unlink(missing_ok=True)
@@ -103,6 +103,8 @@ def _rescue(damaged: Path, fresh: Path) -> tuple[dict[str, int], bool]:
     except sqlite3.Error:
         target.close()
         return rescued, False
+    with contextlib.suppress(sqlite3.Error):
+        source.execute("PRAGMA writable_schema = ON")  # else a file that was cut off is refused as a whole
     source.text_factory = bytes  # one bad byte must not hide its row
     try:
         target.execute("PRAGMA journal_mode = DELETE")  # one file to move into place

@@ -61,7 +61,7 @@ def check_wrong_count(program: Program) -> Iterator[Finding]:
     for module, node in program.nodes():
         if not (isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and isinstance(node.target, ast.Name)):
             continue
-        if not any(_LOSS.search(word) for word in words(node.value)):
+        if not any(_LOSS.search(word) for word in (node.target.id, *words(node.value))):
             continue
         scope, name = module.scope(node), node.target.id
         is_weighted = any(
