@@ -89,6 +89,8 @@ def serve() -> None:
     import torch.distributed
     import torch.utils.data  # noqa: F401
 
+    import gpualloc.doctor.probes  # noqa: F401
+
     with tempfile.TemporaryDirectory(prefix="gpualloc-doctor-", ignore_cleanup_errors=True) as folder:
         for number, line in enumerate(sys.stdin):
             order = json.loads(line)
@@ -107,7 +109,10 @@ def _run_ranks(order: dict[str, Any], folder: str) -> list[Any]:
         receiver, sender = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.setpgid(0, 0)
             _run_rank(sender, rank, order, folder)
+        with contextlib.suppress(PermissionError):  # the rank has done so itself and gone on
+            os.setpgid(pid, pid)
         os.close(sender)
         pipes.append(receiver)
         pids.append(pid)
@@ -126,7 +131,6 @@ def _run_ranks(order: dict[str, Any], folder: str) -> list[Any]:
 def _run_rank(sender: int, rank: int, order: dict[str, Any], folder: str) -> None:
     from gpualloc.doctor.probes import PROBES
 
-    os.setpgid(0, 0)
     try:
         outcome = {"value": PROBES[order["probe"]](rank, order["world_size"], folder, **order["arguments"])}
     except BaseException as error:

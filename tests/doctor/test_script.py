@@ -118,7 +118,8 @@ def test_modules_beside_the_script_count(tmp_path: Path) -> None:
 def test_a_framework_that_sets_the_epoch_is_left_alone(framework: str, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
-        f"import {framework}\nfrom torch.utils.data import DistributedSampler\ns = DistributedSampler(d)\nfor x in s:\n    f(x).backward()\n"
+        f"import {framework}\nfrom torch.utils.data import DistributedSampler\n"
+        "sampler = DistributedSampler(dataset)\nfor x in sampler:\n    f(x).backward()\n"
     )
     assert found(script) == set()
 

@@ -1,5 +1,6 @@
 """A damaged file: what is whole of it is rescued, and it stays beside the new one as it was."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -14,16 +15,21 @@ from tests.store.sample_measurements import GPU_ENVIRONMENT, gpu_run
 NUM_RUNS = 40
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 runs of 11 cases: many pages."""
-    path = tmp_path / "results.sqlite"
+    path = tmp_path_factory.mktemp("made") / "results.sqlite"
     with ResultsStore(path) as results:
         for _ in range(NUM_RUNS):
             run_id = results.begin_run(command="gpualloc bench", options={}, environment=GPU_ENVIRONMENT)
             for row in gpu_run():
                 results.add(run_id, row)
     return path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path))
 
 
 def damage(path: Path, *, start: float, num_bytes: int) -> bytes:

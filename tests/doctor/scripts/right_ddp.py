@@ -23,7 +23,7 @@ def evaluate(model, loader, device, world_size):
     return loss_sum / count
 
 
-def main():
+def main(make_data, make_model):
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=0.1)

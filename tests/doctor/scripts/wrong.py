@@ -26,7 +26,7 @@ def main(dataset: torch.utils.data.Dataset, criterion: nn.Module) -> None:
     sampler = DistributedSampler(dataset)  # set-epoch
     loader = DataLoader(dataset, batch_size=32, sampler=sampler)  # pin-memory num-workers
     for epoch in range(10):
-        total, num_batches = 0.0, 0
+        total = 0.0
         for step, (inputs, targets) in enumerate(loader):
             loss = criterion(model(inputs.to(device)), targets.to(device)) / world_size  # loss-average
             loss.backward()
