@@ -106,7 +106,7 @@ class _Commands(TyperGroup):
         if args[:1] == ["bench"] and "--quality" in args:  # other options than those of a benchmark of speed, so a command of its own
             args = [_QUALITY, *(word for word in args[1:] if word != "--quality")]
         name, command, rest = super().resolve_command(ctx, args)
-        if name in COMMANDS and name != "config":  # which shows what is wrong with them itself
+        if isinstance(name, str) and name != "config":  # which shows what is wrong with them itself
             if self._settings_error is not None:
                 raise self._settings_error
             own = self._settings.of_command(command, (name,), ctx)

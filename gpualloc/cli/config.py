@@ -92,13 +92,12 @@ def _rows(command: Any, path: tuple[str, ...], settings: Any) -> Iterator[_Row]:
             continue
         name = option_name(parameter)
         setting, variable = settings.get((*path, name)), parameter.envvar
-        default = None if callable(parameter.default) else parameter.default
+        value: Any = parameter.default if isinstance(parameter.default, (str, int, float, bool)) else None
+        source, where = "default", ""
         if isinstance(variable, str) and os.environ.get(variable):
             value, source, where = os.environ[variable], "environment", variable
         elif setting is not None:
             value, source, where = setting.value, "file", setting.place
-        else:
-            value, source, where = default if isinstance(default, (str, int, float, bool)) else None, "default", ""
         yield _Row(setting=".".join((*path, name)), value=value, source=source, where=where)
     for name, child in getattr(command, "commands", {}).items():
         yield from _rows(child, (*path, name), settings)
