@@ -63,7 +63,7 @@ def check_loader(server: ProbeServer) -> Finding:
         advice = "workers exchange tensors through /dev/shm and open files: see the checks of shared memory and ulimits"
         return Finding(name="data loader", status="FAIL", seen=str(error), advice=advice)
     noun = "worker" if num_workers == 1 else "workers"
-    seen = f"{alone:,.0f} images/s alone, {with_workers:,.0f} with {num_workers} {noun} (224 px, normalised, not decoded)"
+    seen = f"{alone:,.0f} images/s alone, {with_workers:,.0f} with {num_workers} {noun} (512 px resized to 224)"
     warnings = ["workers are slower than none"] if with_workers < _LEAST_LOADER_GAIN * alone else []
     advice = "the cores are taken or limited: see CPU cores and container limits, and look for other jobs"
     return judged("data loader", seen, warnings=warnings, advice=advice)
