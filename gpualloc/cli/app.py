@@ -7,15 +7,17 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from gpualloc.cli.lazy_commands import LazyCommand, LazyCommands
-from gpualloc.cli.settings_file import SettingsFiles, read_settings_files
-from gpualloc.cli.suggestions import with_suggestion
+from gpualloc.cli.settings_paths import has_settings_files
 from gpualloc.errors import GpuallocError
+
+if TYPE_CHECKING:
+    from gpualloc.cli.settings_file import SettingsFiles
 
 _QUALITY = "bench --quality"
 _DEBUG_HINT = "gpualloc --debug ..."
@@ -74,7 +76,7 @@ class _Commands(TyperGroup):
         super().__init__(**attributes)
         self.commands = COMMANDS  # type: ignore[assignment]
         self._is_listing = False
-        self._settings = SettingsFiles()
+        self._settings: SettingsFiles | None = None  # None where there is no file
         self._settings_error: GpuallocError | None = None
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -92,14 +94,17 @@ class _Commands(TyperGroup):
             return super().shell_complete(ctx, incomplete)
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
-        self._settings, self._settings_error = SettingsFiles(), None
-        try:
-            self._settings = read_settings_files()
-            self._settings.check_sections(COMMANDS)
-        except GpuallocError as error:  # raised where errors are shown
-            self._settings_error = error
-        else:
-            extra.setdefault("default_map", self._settings.root_values())
+        self._settings = self._settings_error = None
+        if has_settings_files():
+            from gpualloc.cli.settings_file import read_settings_files
+
+            try:
+                self._settings = read_settings_files()
+                self._settings.check_sections(COMMANDS)
+            except GpuallocError as error:  # raised where errors are shown
+                self._settings_error = error
+            else:
+                extra.setdefault("default_map", self._settings.root_values())
         return super().make_context(info_name, args, parent, **extra)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -109,9 +114,11 @@ class _Commands(TyperGroup):
         if isinstance(name, str) and name != "config":  # which shows what is wrong with them itself
             if self._settings_error is not None:
                 raise self._settings_error
-            own = self._settings.of_command(command, (name,), ctx)
-            ctx.default_map = {**(ctx.default_map or {}), name: own}
-            ctx.meta["gpualloc.settings"] = self._settings.described(command, name)
+            from gpualloc.cli.settings_file import SettingsFiles
+
+            settings = self._settings or SettingsFiles()
+            ctx.default_map = {**(ctx.default_map or {}), name: settings.of_command(command, (name,), ctx)}
+            ctx.meta["gpualloc.settings"] = settings.described(command, name)
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -121,6 +128,8 @@ class _Commands(TyperGroup):
             print("gpualloc: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
         except Exception as error:
+            from gpualloc.cli.suggestions import with_suggestion
+
             is_ours = isinstance(error, GpuallocError)
             # Typer's own (exit, abort, usage) all but abort carry an exit code; a closed pipe is for Typer to handle too.
             if not is_ours and (hasattr(error, "exit_code") or isinstance(error, (typer.Abort, BrokenPipeError))):

@@ -48,7 +48,8 @@ def config(
       gpualloc config --all --json
     """
     from gpualloc.cli.app import COMMANDS
-    from gpualloc.cli.settings_file import read_settings_files, settings_paths
+    from gpualloc.cli.settings_file import read_settings_files
+    from gpualloc.cli.settings_paths import settings_paths
     from gpualloc.cli.suggestions import did_you_mean
     from gpualloc.cli.tables import output_console, print_json, printable, text_table
 
@@ -66,7 +67,7 @@ def config(
             raise UsageError(f"{' '.join(command)!r} has no options; name a command such as: {', '.join(COMMANDS)}")
     else:
         rows = [*_general_rows(files.root_values()), *rows]
-    paths = [{"path": str(path), "is_read": path in files.read} for path in settings_paths()]
+    paths = [{"path": path, "is_read": path in map(str, files.read)} for path in settings_paths()]
     unknown = _unknown_variables(COMMANDS)
     for text in unknown:
         print(f"gpualloc: warning: {printable(text)}", file=sys.stderr)

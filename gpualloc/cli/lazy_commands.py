@@ -11,8 +11,6 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from gpualloc.cli.common_options import add_common_options
-
 
 @dataclass(frozen=True)
 class LazyCommand:
@@ -33,6 +31,8 @@ class LazyCommands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
+            from gpualloc.cli.common_options import add_common_options
+
             module, attribute = self._commands[name].place.split(":")
             target = getattr(importlib.import_module(module), attribute)
             if not isinstance(target, typer.Typer):

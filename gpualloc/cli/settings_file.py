@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gpualloc.cli.common_options import option_name
+from gpualloc.cli.settings_paths import settings_paths
 from gpualloc.cli.suggestions import did_you_mean
 from gpualloc.errors import UsageError
 
-OWN_FILE = "gpualloc.toml"  # in the working directory
 _ROOT_OPTIONS = ("debug", "quiet", "verbose")  # those before any section
 
 
@@ -88,18 +88,10 @@ class SettingsFiles:
         return {key[0]: setting.value for key, setting in self.settings.items() if len(key) == 1}
 
 
-def settings_paths() -> list[Path]:
-    """Those looked for, the stronger last: $XDG_CONFIG_HOME/gpualloc/config.toml, else under ~/.config; then ./gpualloc.toml."""
-    config_home = os.environ.get("XDG_CONFIG_HOME", "")
-    # The XDG base directory specification: a relative path is invalid and must be ignored.
-    root = Path(config_home) if os.path.isabs(config_home) else Path(os.path.expanduser("~")) / ".config"
-    return [root / "gpualloc" / "config.toml", Path(OWN_FILE)]
-
-
 def read_settings_files() -> SettingsFiles:
     """Raises: UsageError: a file that cannot be read or is not TOML; names file and line."""
     found = SettingsFiles()
-    for path in settings_paths():
+    for path in map(Path, settings_paths()):
         if not path.is_file():
             continue
         if sys.version_info >= (3, 11):
