@@ -134,6 +134,26 @@ def opened_gpu(uuid: str) -> Iterator[tuple[Any, Any] | None]:
         pynvml.nvmlShutdown()
 
 
+@contextmanager
+def opened_gpus() -> Iterator[tuple[Any, list[Any]]]:
+    """(the pynvml module, NVML's handles of the whole visible GPUs) for as long as the block lasts; (None, []) without NVML."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or NVMLError, which has no name without the module
+        yield None, []
+        return
+    try:
+        try:
+            handles = [_whole_gpu(pynvml, handle) for handle in _visible_handles(pynvml)]
+        except pynvml.NVMLError:
+            handles = []
+        yield pynvml, handles
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def _read_state(nvml: Any, handle: Any) -> DeviceState:
     gpu = _whole_gpu(nvml, handle)
     reasons = int(_maybe(nvml, lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)) or 0)

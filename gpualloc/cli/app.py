@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from gpualloc.cli.lazy_commands import LazyCommand, LazyCommands
+from gpualloc.cli.settings_paths import has_settings_files
 from gpualloc.errors import GpuallocError
 
+if TYPE_CHECKING:
+    from gpualloc.cli.settings_file import SettingsFiles
+
 _QUALITY = "bench --quality"
-_COMMANDS = LazyCommands(
+_DEBUG_HINT = "gpualloc --debug ..."
+_MEASURE, _MACHINE = "Measure", "This machine"
+COMMANDS = LazyCommands(
     {
         "bench": LazyCommand(
-            "gpualloc.cli.bench:bench", "Measure how fast models train here: in one process, then with DDP and each gradient hook."
+            "gpualloc.cli.bench:bench",
+            "Measure how fast models train here: in one process, then with DDP and each gradient hook.",
+            panel=_MEASURE,
         ),
         _QUALITY: LazyCommand(
             "gpualloc.cli.quality:quality",
             "Train on real small data, over seeds: is it as good in that precision and with that hook, and how much faster?",
             hidden=True,
         ),
-        "results": LazyCommand("gpualloc.cli.results:app", "Look at what was measured: list, show, export, compare or delete runs."),
+        "results": LazyCommand(
+            "gpualloc.cli.results:app", "Look at what was measured: list, show, export, compare or delete runs.", panel=_MEASURE
+        ),
         "profile": LazyCommand(
-            "gpualloc.cli.profile:profile", "Profile a training step: where its time goes, what bounds it, and what to try next."
+            "gpualloc.cli.profile:profile",
+            "Profile a training step: where its time goes, what bounds it, and what to try next.",
+            panel=_MEASURE,
         ),
         "advise": LazyCommand(
             "gpualloc.cli.advise:advise",
@@ -38,10 +53,12 @@ _COMMANDS = LazyCommands(
         "rehearse": LazyCommand(
             "gpualloc.cli.rehearse:rehearse",
             "Rehearse a training script on more GPUs than there are: it runs as rank 0 of N, computing for real over modelled links.",
+            panel=_MEASURE,
         ),
         "calibrate": LazyCommand(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
+            panel=_MEASURE,
         ),
         "forecast": LazyCommand(
             "gpualloc.cli.forecast:app",
@@ -58,13 +75,19 @@ _COMMANDS = LazyCommands(
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
+            panel=_MACHINE,
         ),
         "report": LazyCommand(
             "gpualloc.cli.report:report",
             "Report what was found: one HTML file with the answer on top and every figure below, in English or Japanese.",
         ),
         "doctor": LazyCommand(
-            "gpualloc.cli.doctor:doctor", "Check what gpualloc needs: torch, the compiled extension, GPUs and their driver, disk."
+            "gpualloc.cli.doctor:doctor",
+            "Check what training needs here: torch, the extension, GPUs and their links, limits, settings; or a training script.",
+            panel=_MACHINE,
+        ),
+        "config": LazyCommand(
+            "gpualloc.cli.config:config", "Show settings and where they come from: files, environment variables, defaults.", panel=_MACHINE
         ),
     }
 )
@@ -75,24 +98,52 @@ class _Commands(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = _COMMANDS  # type: ignore[assignment]
+        self.commands = COMMANDS  # type: ignore[assignment]
         self._is_listing = False
+        self._settings: SettingsFiles | None = None  # None where there is no file
+        self._settings_error: GpuallocError | None = None
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return _COMMANDS.listed(cmd_name) if self._is_listing else _COMMANDS.get(cmd_name)
+        return COMMANDS.listed(cmd_name) if self._is_listing else COMMANDS.get(cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        self._is_listing = True
-        super().format_help(ctx, formatter)
-        self._is_listing = False
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._listing():
+            return super().shell_complete(ctx, incomplete)
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        self._settings = self._settings_error = None
+        if has_settings_files():
+            from gpualloc.cli.settings_file import read_settings_files
+
+            try:
+                self._settings = read_settings_files()
+                self._settings.check_sections(COMMANDS)
+            except GpuallocError as error:  # raised where errors are shown
+                self._settings_error = error
+            else:
+                extra.setdefault("default_map", self._settings.root_values())
+        return super().make_context(info_name, args, parent, **extra)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[:1] == ["bench"] and "--quality" in args:  # other options than those of a benchmark of speed, so a command of its own
             args = [_QUALITY, *(word for word in args[1:] if word != "--quality")]
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(name, str) and name != "config":  # which shows what is wrong with them itself
+            if self._settings_error is not None:
+                raise self._settings_error
+            from gpualloc.cli.settings_file import SettingsFiles
+
+            settings = self._settings or SettingsFiles()
+            ctx.default_map = {**(ctx.default_map or {}), name: settings.of_command(command, (name,), ctx)}
+            ctx.meta["gpualloc.settings"] = settings.described(command, name)
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -101,17 +152,32 @@ class _Commands(TyperGroup):
             print("gpualloc: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
         except Exception as error:
+            from gpualloc.cli.suggestions import with_suggestion
+
             is_ours = isinstance(error, GpuallocError)
             # Typer's own (exit, abort, usage) all but abort carry an exit code; a closed pipe is for Typer to handle too.
             if not is_ours and (hasattr(error, "exit_code") or isinstance(error, (typer.Abort, BrokenPipeError))):
+                if isinstance(getattr(error, "message", None), str):
+                    error.message = with_suggestion(error.message)  # type: ignore[attr-defined]
                 raise
             if ctx.params["debug"]:
                 traceback.print_exc()
             from gpualloc.cli.tables import printable
 
-            message = str(error) if is_ours else f"unexpected {type(error).__name__}: {error}; see more with: gpualloc --debug ..."
+            message = (
+                with_suggestion(str(error)) if is_ours else f"unexpected {type(error).__name__}: {error}; see more with: {_DEBUG_HINT}"
+            )
             print(f"gpualloc: error: {printable(message)}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        """Commands are named and not loaded meanwhile."""
+        self._is_listing = True
+        try:
+            yield
+        finally:
+            self._is_listing = False
 
 
 app = typer.Typer(
@@ -119,7 +185,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
 )
 
@@ -153,10 +218,18 @@ def _installed_version(distribution: str) -> str | None:
 
 @app.callback()
 def _global_options(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print what is installed and exit.", callback=_print_version, is_eager=True)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="GPUALLOC_DEBUG", show_envvar=False, help="Show tracebacks of errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", envvar="GPUALLOC_QUIET", show_envvar=False, help="No progress; warnings and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", envvar="GPUALLOC_VERBOSE", show_envvar=False, help="Where settings come from, and the time taken."),
+    ] = False,
 ) -> None:
     """Will more GPUs pay off for this training job? Measure, then decide.
 
@@ -174,6 +247,13 @@ def _global_options(
       gpualloc report           all of it as one page to send
       gpualloc doctor           what works here and what does not
     """
+    if quiet or verbose:
+        from gpualloc.cli.verbosity import be_quiet, be_verbose
+
+        if quiet:
+            be_quiet(ctx)
+        if verbose:
+            be_verbose(ctx)
 
 
 def main() -> None:
@@ -181,4 +261,25 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character must not end the command
-    app(prog_name="gpualloc")
+    try:
+        app(prog_name="gpualloc")
+    except SystemExit as leaving:
+        _flush_output(leaving)
+        raise
+    except KeyboardInterrupt:  # before a command was reached
+        print("gpualloc: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _flush_output(leaving: SystemExit) -> None:
+    """What was printed may not reach a full disk; Python itself would say so with a traceback, as it ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leaving.code = leaving.code or 1
+    except OSError as error:
+        print(f"gpualloc: error: the output cannot be written: {error.strerror}; write to another place", file=sys.stderr)
+        leaving.code = 1
+    else:
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush that Python does when it ends

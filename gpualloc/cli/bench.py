@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpualloc.bench.precision import PRECISIONS
+from gpualloc.cli.settings_file import source_of
 from gpualloc.errors import GpuallocError, StoreError, UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
 from gpualloc.workloads import MODELS, OPTIMIZERS, TUNINGS
@@ -148,7 +149,10 @@ def bench(
     from gpualloc.store import ResultsStore, default_store_path
 
     asked_grids, asked_settings = _load_study(study, preset)
-    given = parse_options({name: value for name, value in ctx.params.items() if name in NOTATIONS})
+    options = {name: value for name, value in ctx.params.items() if name in NOTATIONS}
+    if study is not None or preset is not None:  # which are asked for now, and say more than a settings file
+        options = {name: value for name, value in options.items() if source_of(ctx, name) != "DEFAULT_MAP"}
+    given = parse_options(options)
     given_settings = {
         "rounds": rounds,
         "ci_percent": ci_percent,
@@ -322,13 +326,14 @@ def _line(number: int, total: int, measurement: Measurement) -> str:
 def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: int, *, as_json: bool, as_csv: bool) -> None:
     from dataclasses import asdict
 
+    from gpualloc.cli.formats import chosen
     from gpualloc.cli.tables import output_console, print_json, print_measurements
     from gpualloc.records import to_json
     from gpualloc.store import to_csv
 
     if as_json:
         print_json({**asdict(results.run(run_id)), "measurements": [to_json(measurement) for measurement in measurements]})
-    elif as_csv:
+    elif as_csv or chosen() == "csv":
         print(to_csv(run_id, measurements), end="")
     else:
         print_measurements(measurements, output_console())

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from gpualloc.cli import formats
+
 _GAP = "  "
 
 
@@ -25,6 +27,8 @@ class Row:
 
 def table_lines(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Text]:
     """A header and a line for each row; columns that do not fit are left out, and so are those without a figure."""
+    if formats.chosen() != "table":
+        return [formats.table_text([column.header for column in columns], [row.cells for row in rows])]
     widths = [max(len(column.header), *(len(row.cells[place]) for row in rows)) for place, column in enumerate(columns)]
     filled = [place for place in range(len(columns)) if any(row.cells[place] not in ("", "-") for row in rows)]
     shown: list[int] = []

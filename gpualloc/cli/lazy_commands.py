@@ -19,6 +19,7 @@ class LazyCommand:
     place: str  # "package.module:name" of a function or of a typer.Typer
     summary: str
     hidden: bool = False
+    panel: str = "Decide and run"  # the group in `gpualloc --help`
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -30,6 +31,8 @@ class LazyCommands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
+            from gpualloc.cli.common_options import add_common_options
+
             module, attribute = self._commands[name].place.split(":")
             target = getattr(importlib.import_module(module), attribute)
             if not isinstance(target, typer.Typer):
@@ -37,8 +40,12 @@ class LazyCommands(Mapping[str, Any]):
                 target.command()(function)
             command = get_command(target)
             command.name = name
+            add_common_options(command, (name,))
             self._loaded[name] = command
         return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._commands  # Mapping's own would load it
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._commands)
@@ -49,4 +56,4 @@ class LazyCommands(Mapping[str, Any]):
     def listed(self, name: str) -> TyperCommand:
         """What a list of commands needs of one."""
         command = self._commands[name]
-        return TyperCommand(name, help=command.summary, hidden=command.hidden)
+        return TyperCommand(name, help=command.summary, hidden=command.hidden, rich_help_panel=command.panel)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gpualloc.cli.settings_file import handed_down
 from gpualloc.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _results(ctx: typer.Context, store: Store = None, as_json: Json = False) -> 
     if ctx.invoked_subcommand is None:
         list_runs(store=store, as_json=as_json)
     else:  # given here, the options hold for the sub-command, unless it has its own
-        ctx.default_map = {ctx.invoked_subcommand: {"store": store, "as_json": as_json}}
+        ctx.default_map = handed_down(ctx, store=store, as_json=as_json)
 
 
 @app.command("list")
@@ -88,7 +89,9 @@ def show(
       gpualloc results show
       gpualloc results show 3 --precision fp16 --hook none,gpualloc_fp16
     """
+    from gpualloc.cli.formats import chosen
     from gpualloc.cli.tables import output_console, print_json, print_measurements
+    from gpualloc.store import to_csv
 
     filters: list[tuple[str, str | None, Callable[[Measurement], object]]] = [
         ("--workload", workload, lambda row: row.case.workload),
@@ -112,6 +115,9 @@ def show(
             raise UsageError(f"{option} {wanted!r} matches no case of run {found.run_id}; what it can be here: {allowed}")
     if as_json:
         print_json(_run_json(found, measurements))
+        return
+    if chosen() == "csv":  # with every figure, not those that are shown
+        print(to_csv(found.run_id, measurements), end="")
         return
     _print_run_line(found)
     print_measurements(measurements, output_console(), whole_run=whole_run)

@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gpualloc.cli import formats
 from gpualloc.records import BenchCase, Measurement
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ _MIN_REASON_WIDTH = 30  # columns: below it a reason starts on a line of its own
 
 
 def output_console() -> Console:
-    """A console on stdout that takes text as it is: no markup, no highlighting."""
+    """A console on stdout that takes text as it is: no markup, no highlighting. It turns tables into CSV or Markdown if that was chosen."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+    kind = Console if formats.chosen() == "table" else formats.FormattedConsole
+    return kind(width=width, markup=False, highlight=False, emoji=False)
 
 
 def json_text(data: Any) -> str:
@@ -79,6 +81,9 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
     captions = {_caption(block.rows) for block in blocks}
     for block in blocks:
         console.print(Text(block.title, style="bold"), soft_wrap=True)
+        if formats.chosen() != "table":
+            _print_plainly(block, figures, console)
+            continue
         headers = [block.throughput_name if column is _THROUGHPUT else column.header for column in _COLUMNS]
         console.print(_line(" " * name_width, headers, widths, shown, style="dim"), soft_wrap=True)
         for row in block.rows:
@@ -110,6 +115,10 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
 
 def print_runs(runs: Sequence[Run], console: Console) -> None:
     """Two lines for each run: commands are too long for a column."""
+    if formats.chosen() != "table":
+        columns = ("run", "started (UTC)", "status", "ok", "cases", "device", "command")
+        console.print(formats.table_text(columns, map(_run_cells, runs)))
+        return
     console.print(Text(" run  started (UTC)     status       cases", style="dim"))
     for run in runs:
         num_cases = sum(run.case_counts.values())
@@ -119,6 +128,12 @@ def print_runs(runs: Sequence[Run], console: Console) -> None:
         device = run.environment.device_name if run.environment else "unreadable environment"
         console.print(Text(printable(line)), soft_wrap=True)
         console.print(Padding(Text(printable(f"{device}: {run.command}"), style="dim"), (0, 0, 0, 6)))
+
+
+def _run_cells(run: Run) -> list[str]:
+    counts = (str(run.case_counts.get("ok", 0)), str(sum(run.case_counts.values())))
+    device = run.environment.device_name if run.environment else "unreadable environment"
+    return [str(run.run_id), run.started_at_utc, run.status, *counts, printable(device), printable(run.command)]
 
 
 def print_comparison(comparison: Comparison, a: int, b: int, console: Console) -> None:
@@ -279,6 +294,17 @@ def _fitting(widths: Sequence[int], room: int) -> list[int]:
             break
         shown.append(index)
     return sorted(shown)
+
+
+def _print_plainly(block: _Block, figures: dict[int, list[str]], console: Console) -> None:
+    """All columns, and the status with its reason in two more."""
+    headers = ["", *(block.throughput_name if column is _THROUGHPUT else column.header for column in _COLUMNS), "status", "reason"]
+    empty = [""] * (len(_COLUMNS) - 1)
+    rows = []
+    for row in block.rows:
+        cells = figures[id(row)] if row.status == "ok" else [str(row.case.world_size), *empty]
+        rows.append([_name(row), *cells, printable(row.status), printable(row.reason or "")])
+    console.print(formats.table_text(headers, rows))
 
 
 def _line(name: str, cells: Sequence[str], widths: Sequence[int], shown: Sequence[int], *, style: str) -> Text:

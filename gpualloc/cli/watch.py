@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gpualloc.cli.settings_file import handed_down
 from gpualloc.errors import GpuallocError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def watch(
     """
     if ctx.invoked_subcommand is not None:  # given here, the options hold for the report, unless it has its own
         shared = {"store": store, "as_json": as_json, "idle_below": idle_below, "bar": bar, "for_": for_, "price_per_hour": price_per_hour}
-        ctx.default_map = {ctx.invoked_subcommand: shared}
+        ctx.default_map = handed_down(ctx, **shared)
         return
     if store is not None and no_store:
         raise UsageError("--store and --no-store exclude each other; leave one out")

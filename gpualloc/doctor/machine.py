@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 from gpualloc.bench import environment, nvml
 from gpualloc.doctor.finding import Finding
@@ -35,6 +37,10 @@ def check_gpus() -> Finding:
         return Finding(name="GPUs", status="FAIL", seen=f"{seen}, torch {torch.__version__} needs CUDA {torch.version.cuda}", advice=advice)
     if environment.count_gpus() == 0:
         return Finding(name="GPUs", status="WARN", seen=seen, advice=f"the CPU path runs: {environment.why_no_gpu()}")
+    lacking = _architecture_torch_lacks(torch)
+    if lacking is not None:
+        advice = f"install a torch built for {lacking}: kernels fail with 'no kernel image is available'"
+        return Finding(name="GPUs", status="FAIL", seen=f"{seen}, torch {torch.__version__} has no kernels for {lacking}", advice=advice)
     return Finding(name="GPUs", status="OK", seen=seen)
 
 
@@ -55,6 +61,20 @@ def check_shared_memory() -> Finding:
         advice = f"below {MIN_SHARED_MEMORY_BYTES / 2**30:g} GiB processes may die with a bus error; in Docker: --shm-size=8g or --ipc=host"
         return Finding(name="shared memory", status="WARN", seen=seen, advice=advice)
     return Finding(name="shared memory", status="OK", seen=seen)
+
+
+def _architecture_torch_lacks(torch: ModuleType) -> str | None:
+    """The oldest GPU's architecture if torch was built for none that it runs: the same major version and no newer, or PTX."""
+    capability, archs = min(nvml.read_compute_capabilities(), default=None), torch.cuda.get_arch_list()
+    if capability is None or not archs:
+        return None
+    for arch in archs:
+        kind, _, digits = arch.partition("_")
+        number = int(re.sub(r"\D", "", digits) or 0)
+        major, minor = divmod(number, 10)
+        if (major, minor) <= capability and (kind == "compute" or major == capability[0]):
+            return None
+    return f"sm_{capability[0]}{capability[1]}"
 
 
 def _why_no_driver() -> str:

@@ -8,9 +8,11 @@ import importlib.util
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 
 from gpualloc import _native
+from gpualloc.bench import nvml
 from gpualloc.doctor.finding import Finding
 
 _IMPORT_TIMEOUT_S = 120
@@ -43,6 +45,11 @@ def check_extension() -> Finding:
         return Finding(name="extension", status="WARN", seen=str(build.reason), advice="until then the slower Python hooks are used")
     built_for = f"CUDA {build.built_for_cuda} (sm_{', sm_'.join(build.cuda_archs)})" if build.built_for_cuda else "CPU only"
     seen = f"built for torch {build.built_for_torch}, {built_for}, {build.cpu_isa}"
+    capability = min(nvml.read_compute_capabilities(), default=None)
+    if build.built_for_cuda and capability is not None and not _runs_on(build.cuda_archs, capability):
+        arch = "".join(map(str, capability))
+        advice = f"build it for this GPU: GPUALLOC_CUDA_ARCHS={arch} pip install --force-reinstall --no-deps ."
+        return Finding(name="extension", status="FAIL", seen=f"{seen}, and this machine has a GPU of sm_{arch}", advice=advice)
     if build.cuda_skipped:
         return Finding(name="extension", status="WARN", seen=seen, advice=f"the CUDA half was left out: {build.cuda_skipped}")
     return Finding(name="extension", status="OK", seen=seen)
@@ -82,6 +89,11 @@ def check_torchvision() -> Finding:
         advice="it was built for another torch and breaks transformers too; gpualloc's own workloads run. "
         f"Remove it (pip uninstall torchvision) or install the one that fits: pip install --force-reinstall --no-deps torchvision{index}",
     )
+
+
+def _runs_on(archs: Sequence[str], capability: tuple[int, int]) -> bool:
+    """PTX of each architecture goes along, so that newer GPUs run it: docs/install.md."""
+    return any(int(arch) <= 10 * capability[0] + capability[1] for arch in archs if arch.isdecimal())
 
 
 def imported_torch() -> ModuleType | None:

@@ -141,7 +141,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `gpualloc [options] doctor` with a doctor that raises the error given."""
 
     def run(error: BaseException, *options: str) -> Any:
-        def raise_error() -> None:
+        def raise_error(**options: Any) -> None:
             raise error
 
         monkeypatch.setattr("gpualloc.doctor.run_checks", raise_error)
