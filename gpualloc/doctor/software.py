@@ -80,14 +80,12 @@ def check_torchvision() -> Finding:
     if done.returncode == 0:
         return Finding(name="torchvision", status="OK", seen=f"torchvision {version} imports")
     cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    is_cpu_torch = (_version("torch") or "").endswith("+cpu")
-    index = " --index-url https://download.pytorch.org/whl/cpu" if is_cpu_torch else ""
     return Finding(
         name="torchvision",
         status="WARN",
         seen=f"torchvision {version} does not import beside torch {_version('torch')}: {cause}",
         advice="it was built for another torch and breaks transformers too; gpualloc's own workloads run. "
-        f"Remove it (pip uninstall torchvision) or install the one that fits: pip install --force-reinstall --no-deps torchvision{index}",
+        "Remove it (pip uninstall torchvision), or install the one of this torch's version and CUDA, from where that torch came from",
     )
 
 

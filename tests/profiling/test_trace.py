@@ -70,7 +70,8 @@ def test_the_recorders_own_wait_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"[]", b"{}", json.dumps({"traceEvents": [{"ph": "X", "cat": "kernel"}]}).encode(), gzip.compress(b"{}", mtime=0)[:-9]]
+    "content",
+    [b"{", b"[]", b"{}", json.dumps({"traceEvents": [{"ph": "X", "cat": "kernel"}]}).encode(), gzip.compress(b"{}", mtime=0)[:-9]],
 )
 def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "trace.json"
