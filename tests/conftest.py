@@ -9,7 +9,7 @@ import torch.distributed as dist
 from benchmarks.network_lab import why_no_lab
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing = {}
     if not torch.cuda.is_available():
         missing["gpu"] = "needs a CUDA device"
@@ -17,6 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["nccl"] = "needs NCCL"
     if any(item.get_closest_marker("netlab") for item in items) and (reason := why_no_lab()) is not None:
         missing["netlab"] = reason
+    if "soak" not in config.getoption("markexpr"):
+        missing["soak"] = "takes minutes; run it with: pytest -m soak"
     for item in items:
         for name, reason in missing.items():
             if item.get_closest_marker(name) is not None:
