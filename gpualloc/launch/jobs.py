@@ -110,6 +110,10 @@ class JobStore:
         assert cursor.lastrowid is not None
         return int(cursor.lastrowid)
 
+    def set_folder(self, job_id: int, folder: Path) -> None:
+        """Where the job's logs are: named by its number, which is known once it is added."""
+        self._execute("UPDATE jobs SET folder = ? WHERE job_id = ?", str(folder.absolute()), job_id)
+
     def start(self, job_id: int, *, reference: str, attempt: int) -> None:
         """A job runs, for the first time or again."""
         self._execute(

