@@ -35,6 +35,18 @@ _COMMANDS = LazyCommands(
             "gpualloc.cli.calibrate:calibrate",
             "Calibrate a link: run collectives between real ranks, alone, and keep what they took as a link model.",
         ),
+        "run": LazyCommand(
+            "gpualloc.cli.run:run",
+            "Run a plan: start its jobs here or on an engine, watch them, start them again from their checkpoint, keep their rates.",
+        ),
+        "status": LazyCommand(
+            "gpualloc.cli.status:status", "Show the jobs that gpualloc run started: how far they are, how fast, and what went wrong."
+        ),
+        "logs": LazyCommand("gpualloc.cli.logs:logs", "Show what a rank of a job printed, of the newest start or an earlier one."),
+        "stop": LazyCommand(
+            "gpualloc.cli.stop:stop",
+            "Stop jobs: those that train with gpualloc.train save a checkpoint first and can be run again from it.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",
