@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from benchmarks.network_lab import why_no_lab
+from tests.launch.slurm_cluster import why_no_slurm
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -17,6 +20,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         missing["nccl"] = "needs NCCL"
     if any(item.get_closest_marker("netlab") for item in items) and (reason := why_no_lab()) is not None:
         missing["netlab"] = reason
+    if any(item.get_closest_marker("slurm") for item in items) and (reason := why_no_slurm()) is not None:
+        missing["slurm"] = reason
+    if importlib.util.find_spec("ray") is None:
+        missing["ray"] = "needs ray"
     if "soak" not in config.getoption("markexpr"):
         missing["soak"] = "takes minutes; run it with: pytest -m soak"
     for item in items:

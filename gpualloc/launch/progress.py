@@ -78,6 +78,7 @@ def read_environment(folder: Path) -> Environment | None:
 
 def _write(path: Path, fields: dict[str, Any]) -> None:
     """Atomically: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # in a container nobody has made it
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.write_text(json.dumps(fields))
     os.replace(unfinished, path)

@@ -179,7 +179,7 @@ def _check(job: Job) -> str:
     wanted = job.devices_per_node
     return (
         f'if [ "${{SLURM_GPUS_ON_NODE:-0}}" -lt {wanted} ]; then\n'
-        f'  echo "gpualloc: the plan has {wanted} GPUs a node and Slurm granted ${{SLURM_GPUS_ON_NODE:-0}}; plan again with what there is" >&2\n'
+        f'  echo "gpualloc: planned {wanted} GPUs a node, Slurm granted ${{SLURM_GPUS_ON_NODE:-0}}; plan again with what there is" >&2\n'
         "  exit 3\nfi"
     )
 
