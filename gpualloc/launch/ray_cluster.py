@@ -28,14 +28,14 @@ from gpualloc.launch.engine import (
 )
 from gpualloc.launch.job import Job
 from gpualloc.launch.local import describe_failure
-from gpualloc.launch.torchrun import guarded, node_command
+from gpualloc.launch.torchrun import Meeting, guarded, node_command
 
 _OPTIONS = {
     "address": "of the cluster, default auto",
     "lost-after": "seconds that a node may take to answer, default 60",
     "cpus-per-gpu": "cores to reserve beside each GPU, default 1",
 }
-_ENDPOINT = "HEAD:PORT"  # in what is printed; found when the job starts
+_MEETING = Meeting(node_rank="NODE", head="HEAD", port="PORT")  # in what is printed; found when the job starts
 
 
 class RayEngine:
@@ -65,7 +65,7 @@ class RayEngine:
 
     def render(self, job: Job, folder: Path) -> str:
         bundles, strategy = self.bundles(job)
-        command = node_command(job, endpoint=_ENDPOINT, rendezvous_id=f"{job.name}-1")
+        command = node_command(job, rendezvous_id=f"{job.name}-1", meeting=_MEETING if job.num_nodes > 1 else None)
         text = shell_lines(_environment(job, folder, 1), guarded(command))
         return f"placement group: bundles={bundles}, strategy={strategy!r}\nin each bundle, an actor that runs:\n{text}"
 
@@ -93,12 +93,28 @@ class RayEngine:
             raise EngineLostError(
                 "Ray is not installed here; run: pip install 'gpualloc[ray]', or see what would run with --dry-run"
             ) from None
+        _refuse_silence(self._address)
         try:
             ray.init(address=self._address, log_to_driver=False, configure_logging=False, namespace="gpualloc")
         except ConnectionError as error:
             raise EngineLostError(f"no Ray cluster answers at {self._address!r}: {error}; start one with: ray start --head") from error
         self._ray = ray
         return ray
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself tries for minutes.
+
+    Raises:
+        EngineLostError: nothing listens at "host:port".
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise EngineLostError(f"no Ray cluster answers at {address!r}: {error}; start one with: ray start --head") from error
 
 
 class RayAttempt:
@@ -164,9 +180,13 @@ class RayAttempt:
             ).remote()
             for index, bundle in enumerate(self._bundles)
         ]
-        endpoint = self._ray.get(self._actors[0].find_endpoint.remote())
-        command = node_command(self._job, endpoint=endpoint, rendezvous_id=f"{self._job.name}-{self._attempt}")
-        self._ray.get([actor.start.remote(command, environment, str(self._log(node))) for node, actor in enumerate(self._actors)])
+        head, port = self._ray.get(self._actors[0].find_endpoint.remote())
+        starts = []
+        for node, actor in enumerate(self._actors):
+            meeting = Meeting(node_rank=str(node), head=head, port=str(port)) if self._job.num_nodes > 1 else None
+            command = node_command(self._job, rendezvous_id=f"{self._job.name}-{self._attempt}", meeting=meeting)
+            starts.append(actor.start.remote(command, environment, str(self._log(node))))
+        self._ray.get(starts)
 
     def _log(self, node: int) -> Path:
         """Of a node's torchrun; the first node's is the job's."""
@@ -185,14 +205,14 @@ class _Node:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def find_endpoint(self) -> str:
+    def find_endpoint(self) -> tuple[str, int]:
         """An address of this node and a port that is free there."""
         import ray
 
         with socket.socket() as free:
             free.bind(("", 0))
             address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-            return f"{address}:{free.getsockname()[1]}"
+            return address, int(free.getsockname()[1])
 
     def start(self, command: list[str], environment: dict[str, str], log: str) -> None:
         os.makedirs(os.path.dirname(log), exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from gpualloc.launch.engine import Ended, EngineLostError, agent_log, attempt_folder, job_environment, parse_options, python_path
 from gpualloc.launch.job import Job
 from gpualloc.launch.local import describe_failure
-from gpualloc.launch.torchrun import node_command
+from gpualloc.launch.torchrun import Meeting, node_command
 
 _POLL_S = 2.0  # the controller serves the whole cluster
 _LOST_LIMIT_S = 300.0  # a controller that is started again is away for less; jobs run on meanwhile
@@ -24,12 +24,15 @@ _EXIT_FILE = "exit.json"
 _NOT_TAKEN = "python", "lost-after", "poll-every"  # options of ours; all others are sbatch's
 _ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED", "REQUEUE_HOLD", "SIGNALING")
 
+_MEETING = {"node_rank": "SLURM_NODEID", "head": "GPUALLOC_HEAD", "port": "GPUALLOC_PORT"}  # the first is another one on every node
+_FIND_MEETING = """export GPUALLOC_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export GPUALLOC_PORT=$({python} -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')"""
 _SCRIPT = """#!/bin/bash
 {directives}
 {exports}
+end() {{ printf '{{"code": %d}}\n' "$1" > {exit_file}; exit "$1"; }}
 {check}
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$({python} -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+{meeting}
 requeue=
 trap 'requeue=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1  # the time limit is near: ranks save a checkpoint and end
 srun --kill-on-bad-exit=1 {command} &
@@ -90,13 +93,14 @@ class SlurmEngine:
         environment = {**job_environment(job, folder), "PYTHONPATH": python_path()}
         if not job.is_bare:
             environment["GPUALLOC_LOG_FOLDER"] = str(log.parent)
-        command = node_command(job, endpoint="$head:$port", rendezvous_id=f"{job.name}-{attempt}", python=self._python)
+        meeting = Meeting(**{name: f"${variable}" for name, variable in _MEETING.items()}) if job.num_nodes > 1 else None
+        command = node_command(job, rendezvous_id=f"{job.name}-{attempt}", meeting=meeting, python=self._python)
         return _SCRIPT.format(
             directives="\n".join(f"#SBATCH --{name}{f'={shlex.quote(value)}' if value else ''}" for name, value in directives.items()),
             exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
             check=_check(job),
-            python=shlex.quote(self._python),
-            command=" ".join('"$head:$port"' if word == "$head:$port" else shlex.quote(word) for word in command),
+            meeting=_FIND_MEETING.format(python=shlex.quote(self._python)) if meeting is not None else "",
+            command=shlex.join(command) if meeting is None else f"bash -c {shlex.quote(_on_node(command))}",
             exit_file=shlex.quote(str(log.parent / _EXIT_FILE)),
         )
 
@@ -172,6 +176,11 @@ class SlurmAttempt:
             return None
 
 
+def _on_node(command: Sequence[str]) -> str:
+    variables = {f"${variable}" for variable in _MEETING.values()}
+    return " ".join(["exec", *(f'"{word}"' if word in variables else shlex.quote(word) for word in command)])
+
+
 def _check(job: Job) -> str:
     """Fewer GPUs than planned would train another global batch, silently."""
     if job.is_cpu:
@@ -180,7 +189,7 @@ def _check(job: Job) -> str:
     return (
         f'if [ "${{SLURM_GPUS_ON_NODE:-0}}" -lt {wanted} ]; then\n'
         f'  echo "gpualloc: planned {wanted} GPUs a node, Slurm granted ${{SLURM_GPUS_ON_NODE:-0}}; plan again with what there is" >&2\n'
-        "  exit 3\nfi"
+        "  end 3\nfi"
     )
 
 

@@ -11,33 +11,43 @@ from pathlib import Path
 from gpualloc.launch import guard
 from gpualloc.launch.job import Job
 
-LOCAL_ENDPOINT = "127.0.0.1:0"  # port 0: one that is free
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """Where the nodes of a job meet: numbers, or words of a shell that become them."""
+
+    node_rank: str
+    head: str  # address of the first node
+    port: str
 
 
-def guarded(command: Sequence[str]) -> list[str]:
+def guarded(command: Sequence[str], python: str = sys.executable) -> list[str]:
     """The command that becomes `command` and ends with its parent."""
-    return [sys.executable, "-I", "-S", guard.__file__, "--", *command]
+    return [python, "-I", "-S", guard.__file__, "--", *command]
 
 
-def node_command(job: Job, *, endpoint: str = LOCAL_ENDPOINT, rendezvous_id: str, python: str = sys.executable) -> list[str]:
+def node_command(job: Job, *, rendezvous_id: str, meeting: Meeting | None = None, python: str = sys.executable) -> list[str]:
     """What one node runs: torchrun, or for a bare job its command.
 
-    Restarts are the launcher's, which counts them and knows why: torchrun makes none itself.
+    Restarts are the launcher's, which counts them and knows why: torchrun makes none itself. A node alone meets itself on a port that
+    is free; several are told who is first, since one need not know itself by the address that others have for it.
 
     Args:
-        endpoint: "host:port" where the nodes meet.
-        rendezvous_id: the same on all nodes of an attempt.
+        rendezvous_id: another one for every attempt.
+        meeting: of a job over several nodes.
         python: the interpreter on the nodes.
     """
     if job.is_bare:
         return [*job.command]
-    where = ["--local-addr", "127.0.0.1"] if endpoint == LOCAL_ENDPOINT else []
+    if meeting is None:
+        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "--rdzv-id", rendezvous_id]
+    else:
+        where = ["--node-rank", meeting.node_rank, "--master-addr", meeting.head, "--master-port", meeting.port]
     return [
         *(python, "-m", "torch.distributed.run"),
-        *("--nnodes", str(job.num_nodes), "--nproc-per-node", str(job.ranks_per_node)),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", rendezvous_id, *where),
+        *("--nnodes", str(job.num_nodes), "--nproc-per-node", str(job.ranks_per_node), *where),
         *("--max-restarts", "0", "--no-python"),
-        *guarded(rank_command(job.command, python)),
+        *guarded(rank_command(job.command, python), python),
     ]
 
 

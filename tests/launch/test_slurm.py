@@ -130,7 +130,11 @@ def test_the_script_is_printed_where_there_is_no_slurm(tmp_path: Path, monkeypat
     for line in ("#SBATCH --nodes=2", "#SBATCH --gres=gpu:h100:4", "#SBATCH --time=2:00:00", "export GPUALLOC_STRATEGY=fsdp"):
         assert f"{line}\n" in done.stdout
     assert "--gpus-per-node" not in done.stdout
-    assert '--nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint "$head:$port"' in done.stdout
+    assert "srun --kill-on-bad-exit=1 bash -c 'exec " in done.stdout
+    assert (
+        '--nnodes 2 --nproc-per-node 4 --node-rank "$SLURM_NODEID" --master-addr "$GPUALLOC_HEAD" --master-port "$GPUALLOC_PORT"'
+        in done.stdout
+    )
     refused = plans.run(tmp_path, "run", path, "--engine", "slurm")
     assert refused.returncode == 1
     assert "gpualloc: error: there is no sbatch here" in refused.stderr
