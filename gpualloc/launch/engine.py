@@ -12,7 +12,8 @@ from typing import Protocol
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.launch.job import Job
 
-STOPPED_LIMIT_S = 60.0  # a process that is stopped (SIGSTOP) for so long has stalled its job
+# A process that is stopped (SIGSTOP) for so long has stalled its job.
+STOPPED_LIMIT_S = float(os.environ.get("GPUALLOC_STOPPED_LIMIT_S", "60"))
 
 
 class EngineLostError(GpuallocError):

@@ -97,6 +97,7 @@ def prepare(
             f"{settings.per_device_batch_size} x {settings.grad_accum_steps} passes); take a smaller batch or fewer devices"
         )
     sampler = ResumableSampler(num_samples, seed=seed, rank=place.rank, world_size=place.world_size, samples_per_step=samples_per_step)
+    loader_options.setdefault("generator", torch.Generator().manual_seed(seed))  # else each epoch takes a number from dropout's
     loader: DataLoader[Any] = DataLoader(
         dataset, batch_size=batch_size, sampler=sampler, drop_last=True, pin_memory=device.type == "cuda", **loader_options
     )

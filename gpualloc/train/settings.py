@@ -41,10 +41,11 @@ class Place:
     is_launched: bool  # by torchrun, or by what sets the same variables
 
 
-def read_place(environment: Mapping[str, str] = os.environ) -> Place:
+def read_place(environment: Mapping[str, str] | None = None) -> Place:
     """Raises:
     UsageError: a part of torchrun's variables is set.
     """
+    environment = os.environ if environment is None else environment
     if int(environment.get("WORLD_SIZE", "1")) == 1 and "MASTER_ADDR" not in environment:
         return Place(rank=0, local_rank=0, world_size=1, is_launched=False)
     missing = [name for name in _TORCHRUN if name not in environment]
@@ -66,13 +67,14 @@ def read_settings(
     per_device_batch_size: int,
     grad_accum_steps: int,
     checkpoint: str | os.PathLike[str] | None,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """The plan's settings over the script's own.
 
     Raises:
         UsageError: a value that cannot be meant, named with what is allowed.
     """
+    environment = os.environ if environment is None else environment
     planned = {name: environment.get(f"GPUALLOC_{name}") for name in ("STRATEGY", "PRECISION", "HOOK", "CHECKPOINT", "JOB_FOLDER")}
     chosen = planned["STRATEGY"] or strategy or ("ddp" if world_size > 1 else "single")
     chosen_hook = planned["HOOK"] or (hook if chosen == "ddp" else "none")
