@@ -216,7 +216,10 @@ def _torchrun(job: Job, node_rank: str, head: str) -> str:
 
 
 def _settings(job: Job) -> dict[str, str]:
-    return {**job.environment, **job.settings, "GPUALLOC_JOB_FOLDER": _FOLDER}
+    settings = {**job.environment, **job.settings, "GPUALLOC_JOB_FOLDER": _FOLDER}
+    if job.assignment is not None and job.assignment.checkpoint is not None:
+        settings["GPUALLOC_CHECKPOINT"] = job.assignment.checkpoint  # as the plan has it: a place over there
+    return settings
 
 
 def _dns_name(name: str) -> str:

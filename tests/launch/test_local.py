@@ -1,5 +1,6 @@
 """`gpualloc run` on this machine, with real processes that fail, stall, are killed or do not want to end."""
 
+import contextlib
 import json
 import os
 import re
@@ -50,32 +51,29 @@ def is_free(folder: Path) -> bool:
         return leases.held() == []
 
 
-def test_jobs_follow_one_another_and_start_again_after_each_kind_of_fault(tmp_path: Path) -> None:
+def test_jobs_follow_one_another_and_start_again_after_a_fault(tmp_path: Path) -> None:
     path = plans.write(
         tmp_path,
         plans.assignment("killed", command=(FAULT, "kill", "1"), cores=(0, 1), max_restarts=1),
-        plans.assignment("raising", command=("python", FAULT, "raise", "0"), cores=(1,), start_s=1.0, max_restarts=1),
-        plans.assignment("hopeless", command=(FAULT, "raise-always", "0"), cores=(2,), max_restarts=1),
+        plans.assignment("raising", command=("python", FAULT, "raise-always", "0"), cores=(1,), start_s=1.0),
     )
     done = plans.run(tmp_path, "run", path, "--json")
     assert done.returncode == 1, done.stderr
     jobs = {job["name"]: job for job in json.loads(done.stdout)}
     assert {name: (job["status"], job["num_attempts"]) for name, job in jobs.items()} == {
         "killed": ("complete", 2),
-        "raising": ("complete", 2),
-        "hopeless": ("failed", 2),
+        "raising": ("failed", 1),
     }
     assert "killed: rank 1 was ended by SIGKILL (the kernel's out-of-memory killer sends it, too); starting it again, 1 of 1" in done.stderr
-    assert "raising: rank 0 exited with code 1: ValueError: no such layer in rank 0; starting it again, 1 of 1" in done.stderr
-    assert "hopeless: failed: rank 0 exited with code 1: ValueError: no such layer in rank 0 after 2 attempts" in done.stderr
+    assert "raising: failed: rank 0 exited with code 1: ValueError: no such layer in rank 0\n" in done.stderr
     assert done.stderr.index("killed: complete") < done.stderr.index("raising: started")  # they share core 1
     assert says(log_of(tmp_path, "1-killed", attempt=2, rank=1), "rank 1 of 2, kill, attempt2")
     assert is_free(tmp_path)
     assert all_processes(tmp_path) == []
     faults = {job["name"]: job["faults"] for job in json.loads(plans.run(tmp_path, "status", "--json").stdout)}
-    assert [(fault["attempt"], fault["rank"]) for fault in faults["hopeless"]] == [(1, 0), (2, 0)]
+    assert [(fault["attempt"], fault["rank"]) for fault in (*faults["killed"], *faults["raising"])] == [(1, 1), (1, 0)]
     shown = plans.run(tmp_path, "status").stdout
-    assert re.search(r"hopeless +failed .* 2 ", shown)
+    assert re.search(r"raising +failed .* 1 ", shown)
     told = plans.run(tmp_path, "logs", "killed", "--rank", "1", "--attempt", "1")
     assert told.stdout.startswith("rank 1 of 2, kill, attempt1\n")
     unknown = plans.run(tmp_path, "logs", "killed", "--rank", "7")
@@ -148,25 +146,19 @@ def test_a_full_disk_ends_the_command_in_a_line_and_keeps_what_there_was(tmp_pat
         pytest.skip("needs root to mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True).returncode != 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode != 0:
         pytest.skip("cannot mount a file system here")
     try:
         path = plans.write(tmp_path, plans.assignment("text", command=(FAULT, "environment")))
-        (disk / "filler").write_bytes(b"x" * 200_000)
         assert plans.run(disk, "run", path).returncode == 0
-        with (disk / "more").open("wb") as filler:
-            try:
-                while True:
-                    filler.write(b"x" * 1024)
-                    filler.flush()
-            except OSError:
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(b"x" * 1024):
                 pass
         done = plans.run(disk, "run", path)
         assert done.returncode == 1
         assert re.search(r"gpualloc: error: .*(full|No space)", done.stderr), done.stderr
         assert "Traceback" not in done.stderr
         (disk / "filler").unlink()
-        (disk / "more").unlink()
         first = json.loads(plans.run(disk, "status", "--json").stdout)[-1]
         assert (first["job_id"], first["status"]) == (1, "complete")
         assert all_processes(disk) == []

@@ -1,5 +1,6 @@
 """A small training whose result depends on every step: `train.py STEPS [SECONDS_A_STEP [PATH_OF_RESULT]]`."""
 
+import os
 import sys
 import time
 
@@ -21,7 +22,7 @@ training = gpualloc.train.prepare(
     num_steps=int(sys.argv[1]),
     per_device_batch_size=8,
     scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(sys.argv[1])),
-    timeout_s=30,
+    timeout_s=float(os.environ.get("TRAIN_TIMEOUT_S", "30")),
 )
 print(f"begins at step {training.first_step} with {training.world_size} ranks", flush=True)
 for batch, targets in training.batches():
