@@ -32,6 +32,7 @@ def run(
     option: Annotated[list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Of the engine. Repeatable.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where files for an engine go (default: the jobs' folder).")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse, rather than wait, where another process holds a device.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and end; see the jobs with gpualloc status.")] = False,
     grace_s: Annotated[float, typer.Option(help="Seconds between SIGTERM and SIGKILL, to save a checkpoint in.")] = 10.0,
     jobs_folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Logs and progress (default: jobs, beside the state file).")
@@ -60,6 +61,8 @@ def run(
 
     if not grace_s >= 0:
         raise UsageError(f"--grace-s {grace_s:g} must be 0 or more")
+    if detach and engine != "slurm":
+        raise UsageError(f"--detach is for --engine slurm, whose jobs run on without gpualloc; those of {engine} do not")
     names = tuple(name.strip() for name in only.split(",")) if only else ()
     jobs = jobs_of(read_plan(plan), only=names)
     if not jobs:
@@ -95,6 +98,7 @@ def _run(
     results: Path,
     grace_s: float,
     *,
+    detach: bool,
     is_patient: bool,
     as_json: bool,
 ) -> None:
@@ -111,6 +115,9 @@ def _run(
         is_patient=is_patient,
         term_to_kill_s=grace_s,
     )
+    if detach:
+        _print(runner.submit(jobs), as_json=as_json)
+        return
     try:
         with interruptible():
             runner.run(jobs)

@@ -99,6 +99,19 @@ class Runner:
                 raise
         return self.running
 
+    def submit(self, jobs: Sequence[Job]) -> list[RunningJob]:
+        """Starts the jobs on an engine that goes on without this process, and leaves them to it: nobody starts them again.
+
+        Raises:
+            EngineLostError, StoreError: those started before go on.
+        """
+        with LeaseStore(self.state) as leases, JobStore(self.state) as store:
+            for job in jobs:
+                self._queue(job, store)
+                running = self.running[-1]
+                self._start(running, _Group(members=[running], devices=()), leases, store)
+        return self.running
+
     def _refuse_busy(self, wanted: Sequence[tuple[Job, tuple[str, ...]]], leases: LeaseStore) -> None:
         devices = {device for _, names in wanted for device in names}
         if devices:

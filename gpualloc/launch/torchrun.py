@@ -38,7 +38,7 @@ def node_command(job: Job, *, rendezvous_id: str, meeting: Meeting | None = None
         python: the interpreter on the nodes.
     """
     if job.is_bare:
-        return [*job.command]
+        return [python, "-m", "gpualloc", *job.command[1:]] if job.command[0] == "gpualloc" else [*job.command]
     if meeting is None:
         where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "--rdzv-id", rendezvous_id]
     else:

@@ -185,3 +185,23 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(tmp_path: Path) 
         refused = plans.run(tmp_path, "run", path, *words)
         assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
     assert not (tmp_path / "jobs").exists()
+
+
+def test_a_workload_that_is_measured_first_runs_its_own_command(tmp_path: Path) -> None:
+    from gpualloc.plan.records import MeasuringSlot, PlannedDevice
+
+    slot = MeasuringSlot(
+        workload="new",
+        devices=(PlannedDevice(node="localhost", index=1),),
+        gpu_type="cpu",
+        command=("gpualloc", "results", "list", "--json"),
+        start_s=0.0,
+        finish_s=60.0,
+        reason="nobody knows its rate",
+    )
+    done = plans.run(tmp_path, "run", plans.write(tmp_path, measuring=(slot,)))
+    assert done.returncode == 0, done.stderr
+    assert (
+        plans.run(tmp_path, "logs", "new", "--agent").stdout
+        == "[]\nno results yet at " + f"{tmp_path}/results.sqlite: run gpualloc bench\n"
+    )

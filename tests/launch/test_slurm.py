@@ -78,11 +78,13 @@ def test_a_job_near_its_time_limit_saves_a_checkpoint_and_goes_on_when_slurm_sta
 @pytest.mark.slurm
 def test_what_slurm_runs_is_watched_without_its_launcher_and_stopped(slurm: None, tmp_path: Path) -> None:
     planned = plans.assignment("text", command=("python", str(SCRIPTS / "fault.py"), "sleep"), gpu_type="H100")
-    process = plans.start(tmp_path, "run", plans.write(tmp_path, planned), *SLURM)
+    submitted = plans.run(tmp_path, "run", plans.write(tmp_path, planned), *SLURM, "--detach")
+    assert submitted.returncode == 0, submitted.stderr
     log = tmp_path / "jobs/1-text/attempt1/rank0.log"
-    wait_for(lambda: says(log, "sleeping"), process)
-    process.kill()
-    process.communicate()
+    deadline_s = time.monotonic() + 60
+    while not says(log, "sleeping"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
     (job,) = json.loads(plans.run(tmp_path, "status", "--json").stdout)
     assert (job["status"], job["reference"].split()[0]) == ("running", "slurm")
     assert plans.run(tmp_path, "logs", "text").stdout.endswith("sleeping\n")
