@@ -83,6 +83,7 @@ def run(
             state,
             store or default_store_path(),
             grace_s,
+            detach=detach,
             is_patient=not no_wait,
             as_json=as_json,
         )
