@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from gpualloc.errors import UsageError
 from gpualloc.launch import local_devices
 from gpualloc.launch.engine import STOPPED_LIMIT_S, Ended, agent_log, attempt_folder, job_environment, python_path, shell_lines
 from gpualloc.launch.job import Job
@@ -34,9 +35,11 @@ class LocalEngine:
         return local_devices.device_names(job)
 
     def render(self, job: Job, folder: Path) -> str:
-        return shell_lines(
-            _environment(job, folder, 1, local_devices.planned_names(job)), node_command(job, rendezvous_id=_rendezvous(job, 1))
-        )
+        try:
+            visible = [] if job.is_cpu else list(local_devices.device_names(job))
+        except UsageError:  # the GPUs are not there
+            visible = local_devices.planned_names(job)
+        return shell_lines(_environment(job, folder, 1, visible), _command(job, 1))
 
     def start(self, job: Job, folder: Path, attempt: int) -> LocalAttempt:
         devices = local_devices.device_names(job)
@@ -52,7 +55,7 @@ class LocalEngine:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                guarded(node_command(job, rendezvous_id=_rendezvous(job, attempt))),
+                guarded(_command(job, attempt)),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -118,8 +121,8 @@ def _describe_code(code: int) -> str:
     return f"was ended by {name}{hint}"
 
 
-def _rendezvous(job: Job, attempt: int) -> str:
-    return f"{job.name}-{attempt}"
+def _command(job: Job, attempt: int) -> list[str]:
+    return node_command(job, rendezvous_id=f"{job.name}-{attempt}", numa=local_devices.can_bind_to_numa_nodes(job))
 
 
 def _environment(job: Job, folder: Path, attempt: int, visible: list[str]) -> dict[str, str]:

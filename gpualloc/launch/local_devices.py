@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpualloc.errors import UsageError
@@ -50,6 +52,13 @@ def cores_of(job: Job) -> str | None:
     cores = sorted(os.sched_getaffinity(0))
     own = [cores[device.index % len(cores)] for device in job.devices]
     return ";".join(map(str, own)) if job.ranks_per_node == len(own) else ",".join(map(str, own))
+
+
+def can_bind_to_numa_nodes(job: Job, *, nodes: Path = Path("/sys/devices/system/node")) -> bool:
+    """Whether there is something to bind GPUs' ranks to, and a torchrun that does it."""
+    spec = importlib.util.find_spec("torch")
+    has_option = spec is not None and spec.origin is not None and (Path(spec.origin).parent / "numa").is_dir()
+    return not job.is_cpu and has_option and len(list(nodes.glob("node[0-9]*"))) > 1
 
 
 def threads_per_rank(job: Job, num_gpus: int) -> int:

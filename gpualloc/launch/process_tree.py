@@ -16,6 +16,7 @@ class ProcessTree:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self._root = psutil.Process(process.pid)  # knows its start time: a number that is used again is not it
         self._stopped_since_s: dict[int, float] = {}
 
     def ids(self) -> list[int]:
@@ -62,7 +63,6 @@ class ProcessTree:
 
     def _members(self) -> list[psutil.Process]:
         try:
-            root = psutil.Process(self.process.pid)
-            return [root, *root.children(recursive=True)]
+            return [self._root, *self._root.children(recursive=True)] if self._root.is_running() else []
         except psutil.Error:
             return []

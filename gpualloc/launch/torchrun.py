@@ -26,7 +26,9 @@ def guarded(command: Sequence[str], python: str = sys.executable) -> list[str]:
     return [python, "-I", "-S", guard.__file__, "--", *command]
 
 
-def node_command(job: Job, *, rendezvous_id: str, meeting: Meeting | None = None, python: str = sys.executable) -> list[str]:
+def node_command(
+    job: Job, *, rendezvous_id: str, meeting: Meeting | None = None, python: str = sys.executable, numa: bool = False
+) -> list[str]:
     """What one node runs: torchrun, or for a bare job its command.
 
     Restarts are the launcher's, which counts them and knows why: torchrun makes none itself. A node alone meets itself on a port that
@@ -36,6 +38,7 @@ def node_command(job: Job, *, rendezvous_id: str, meeting: Meeting | None = None
         rendezvous_id: another one for every attempt.
         meeting: of a job over several nodes.
         python: the interpreter on the nodes.
+        numa: bind each rank to the cores and memory near its GPU.
     """
     if job.is_bare:
         return [python, "-m", "gpualloc", *job.command[1:]] if job.command[0] == "gpualloc" else [*job.command]
@@ -46,6 +49,7 @@ def node_command(job: Job, *, rendezvous_id: str, meeting: Meeting | None = None
     return [
         *(python, "-m", "torch.distributed.run"),
         *("--nnodes", str(job.num_nodes), "--nproc-per-node", str(job.ranks_per_node), *where),
+        *(("--numa-binding", "node") if numa else ()),
         *("--max-restarts", "0", "--no-python"),
         *guarded(rank_command(job.command, python), python),
     ]
