@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from gpualloc.errors import GpuallocError
 
@@ -35,6 +34,8 @@ def save(
     Raises:
         GpuallocError: on every rank: it cannot be written.
     """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict  # slow to import
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
     rank, world_size = (dist.get_rank(group), dist.get_world_size(group)) if group is not None else (0, 1)
@@ -57,6 +58,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     """
     if not path.exists():
         return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = state["version"]

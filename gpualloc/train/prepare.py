@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
@@ -106,6 +105,8 @@ def prepare(
     wrapped = _wrap(model, optimizer, settings, device, place.world_size * num_replicas)
     scaler = precisions.make_scaler(settings.precision, device.type)
     if wrapped.is_sharded:
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # a second of imports that others need not wait for
+
         scaler = ShardedGradScaler(device.type, enabled=scaler.is_enabled())
     timeout = datetime.timedelta(seconds=timeout_s)
     training = Training(

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
@@ -219,7 +218,7 @@ class Training:
             first_step=self.first_step,
             samples_per_step=self.samples_per_step,
             step_times_s=tuple(self._step_times_s[-_NUM_WINDOWS:]),
-            loss=None if self._loss is None else float(_whole(self._loss).mean()),
+            loss=None if self._loss is None else float(self._loss.mean()),
             nonfinite_steps=None if stats is None else stats.nonfinite_steps,
             device=self.device.type,
             is_done=is_done,
@@ -234,7 +233,3 @@ class Training:
         if not isinstance(value, Tensor):
             return value
         return precisions.convert_input(value.to(self.device, non_blocking=True), self.settings.precision)
-
-
-def _whole(loss: Tensor) -> Tensor:
-    return loss.full_tensor() if isinstance(loss, DTensor) else loss
