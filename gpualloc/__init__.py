@@ -18,9 +18,9 @@ _HOME_OF = {
     "HookHandle": "gpualloc.comm",
     "register_comm_hook": "gpualloc.comm",
 }
-_SUBMODULES = ("comm", "ops")
+_SUBMODULES = ("comm", "ops", "train")
 
-__all__ = ["GpuallocError", "HookHandle", "comm", "ops", "register_comm_hook"]
+__all__ = ["GpuallocError", "HookHandle", "comm", "ops", "register_comm_hook", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -72,6 +72,18 @@ COMMANDS = LazyCommands(
             "gpualloc.cli.plan:plan",
             "Plan which workload gets which GPUs: type, number, devices, strategy, precision, batch, start, finish and cost.",
         ),
+        "run": LazyCommand(
+            "gpualloc.cli.run:run",
+            "Run a plan: start its jobs here or on an engine, watch them, start them again from their checkpoint, keep their rates.",
+        ),
+        "status": LazyCommand(
+            "gpualloc.cli.status:status", "Show the jobs that gpualloc run started: how far they are, how fast, and what went wrong."
+        ),
+        "logs": LazyCommand("gpualloc.cli.logs:logs", "Show what a rank of a job printed, of the newest start or an earlier one."),
+        "stop": LazyCommand(
+            "gpualloc.cli.stop:stop",
+            "Stop jobs: those that train with gpualloc.train save a checkpoint first and can be run again from it.",
+        ),
         "watch": LazyCommand(
             "gpualloc.cli.watch:app",
             "Watch GPUs and the processes on them: utilisation, memory, power, clocks; keep it, and flag GPUs that idle.",

@@ -1,0 +1,92 @@
+"""The command line of torch elastic that starts a job's ranks on one node, the same for every engine, and what it says of failures."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpualloc.launch import guard
+from gpualloc.launch.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """Where the nodes of a job meet: numbers, or words of a shell that become them."""
+
+    node_rank: str
+    head: str  # address of the first node
+    port: str
+
+
+def guarded(command: Sequence[str], python: str = sys.executable) -> list[str]:
+    """The command that becomes `command` and ends with its parent."""
+    return [python, "-I", "-S", guard.__file__, "--", *command]
+
+
+def node_command(
+    job: Job, *, rendezvous_id: str, meeting: Meeting | None = None, python: str = sys.executable, numa: bool = False
+) -> list[str]:
+    """What one node runs: torchrun, or for a bare job its command.
+
+    Restarts are the launcher's, which counts them and knows why: torchrun makes none itself. A node alone meets itself on a port that
+    is free; several are told who is first, since one need not know itself by the address that others have for it.
+
+    Args:
+        rendezvous_id: another one for every attempt.
+        meeting: of a job over several nodes.
+        python: the interpreter on the nodes.
+        numa: bind each rank to the cores and memory near its GPU.
+    """
+    if job.is_bare:
+        return [python, "-m", "gpualloc", *job.command[1:]] if job.command[0] == "gpualloc" else [*job.command]
+    if meeting is None:
+        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "--rdzv-id", rendezvous_id]
+    else:
+        where = ["--node-rank", meeting.node_rank, "--master-addr", meeting.head, "--master-port", meeting.port]
+    return [
+        *(python, "-m", "torch.distributed.run"),
+        *("--nnodes", str(job.num_nodes), "--nproc-per-node", str(job.ranks_per_node), *where),
+        *(("--numa-binding", "node") if numa else ()),
+        *("--max-restarts", "0", "--no-python"),
+        *guarded(rank_command(job.command, python), python),
+    ]
+
+
+def rank_command(command: Sequence[str], python: str) -> list[str]:
+    """`python` is the interpreter that gpualloc has, and a script is run by it."""
+    first = command[0]
+    if first in ("python", "python3"):
+        return [python, *command[1:]]
+    return [python, *command] if first.endswith(".py") else [*command]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankEnd:
+    """The rank whose failure torchrun saw first."""
+
+    rank: int
+    exit_code: int  # below 0: minus the signal
+
+
+def first_failure(agent_log: str) -> RankEnd | None:
+    """From the table that torchrun prints ("Root Cause (first observed failure)"); None where there is none."""
+    _, found, table = agent_log.rpartition("Root Cause")
+    rank, code = re.search(r"rank\s*:\s*(\d+)", table), re.search(r"exitcode\s*:\s*(-?\d+)", table)
+    return RankEnd(rank=int(rank[1]), exit_code=int(code[1])) if found and rank and code else None
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something, shortened."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    # A rank's last words at the end of a script are often torch's warnings, and its traceback's last line comes before them.
+    said = [line.strip() for line in lines if line.strip()]
+    error = next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)), None)
+    return (error or (said[-1] if said else ""))[:300]

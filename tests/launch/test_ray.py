@@ -1,0 +1,68 @@
+"""Jobs on a real Ray cluster of several raylets on this machine."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpualloc.plan.records import PlannedDevice
+from tests.launch import plans
+
+SCRIPTS = plans.ROOT / "tests/launch/scripts"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Three raylets: a head without resources, and two nodes with two cores and two GPUs that are only counted."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    cluster = Cluster()
+    cluster.add_node(num_cpus=0, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80 * 2**20)
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_a_job_over_two_nodes_trains_and_one_that_fails_names_its_rank(address: str, tmp_path: Path) -> None:
+    devices = tuple(PlannedDevice(node=node, index=0) for node in ("a", "b"))
+    spread = {"devices": devices, "num_nodes": 2, "gpu_type": "H100"}
+    train = ("python", str(SCRIPTS / "train.py"), "10")
+    fault = ("python", str(SCRIPTS / "fault.py"), "raise", "1")
+    path = plans.write(
+        tmp_path,
+        plans.assignment("vision", command=train, cores=(0, 1), strategy="ddp", **spread),
+        plans.assignment("text", command=fault, cores=(0, 1), max_restarts=0, start_s=1.0, **spread),
+    )
+    done = plans.run(tmp_path, "run", path, "--engine", "ray", "-o", f"address={address}", "--json")
+    assert done.returncode == 1, done.stderr
+    vision, text = json.loads(done.stdout)
+    assert (vision["status"], vision["progress"]["step"], vision["progress"]["world_size"]) == ("complete", 10, 2)
+    assert "begins at step 0 with 2 ranks" in (tmp_path / "jobs/1-vision/attempt1/rank1.log").read_text()
+    assert text["status"] == "failed"
+    assert text["reason"] == "rank 1 exited with code 1: ValueError: no such layer in rank 1"
+
+
+@pytest.mark.ray
+def test_more_than_the_cluster_has_is_refused(address: str, tmp_path: Path) -> None:
+    path = plans.write(tmp_path, plans.assignment("text", command=("train.py",), cores=tuple(range(5)), gpu_type="H100"))
+    done = plans.run(tmp_path, "run", path, "--engine", "ray", "-o", f"address={address}")
+    assert done.returncode == 2
+    assert "gpualloc: error: workload 'text' wants 5 GPU and the Ray cluster has 4; plan again" in done.stderr
+
+
+def test_what_ray_would_run_is_printed_without_ray(tmp_path: Path) -> None:
+    path = plans.write(tmp_path, plans.assignment("text", command=("train.py",), cores=(0, 1), gpu_type="H100"))
+    done = plans.run(tmp_path, "run", path, "--engine", "ray", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "placement group: bundles=[{'GPU': 2.0, 'CPU': 2.0}], strategy='STRICT_PACK'" in done.stdout
+    assert "--nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0" in done.stdout
+    nobody = plans.run(tmp_path, "run", path, "--engine", "ray", "-o", "address=127.0.0.1:1", timeout_s=60)
+    assert nobody.returncode == 1
+    assert "gpualloc: error: no Ray cluster answers at '127.0.0.1:1'" in nobody.stderr
