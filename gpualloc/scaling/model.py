@@ -52,7 +52,7 @@ class ScalingModel:
 
     @classmethod
     def fit(cls, rows: Sequence[StepRow], *, priors: Priors | None = None) -> ScalingModel:
-        """Fits every cluster of the rows; with several, what a job is like on one is a prior of what it is like on the others.
+        """Fits every cluster of the rows; with several, a job that one of them lacks is carried over from another.
 
         Raises:
             UsageError: there are no rows.
@@ -74,7 +74,8 @@ class ScalingModel:
                     if carried is not None:
                         used = [row for row in used if row.model != job] + carried[0]
                         origins[job] = Origin(cluster=carried[2], sd=carried[1])
-            fit = fit_cluster(used, priors, means=travelling_means(name, alone, rows))
+            means = {key: prior for key, prior in travelling_means(name, alone, rows).items() if key.startswith(tuple(f"{job} " for job in origins))}
+            fit = fit_cluster(used, priors, means=means) if origins else alone[name]
             clusters[name] = _with_residuals(fit, used, origins, priors)
         return cls(rows=rows, clusters=clusters, priors=priors)
 
