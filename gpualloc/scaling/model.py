@@ -74,7 +74,11 @@ class ScalingModel:
                     if carried is not None:
                         used = [row for row in used if row.model != job] + carried[0]
                         origins[job] = Origin(cluster=carried[2], sd=carried[1])
-            means = {key: prior for key, prior in travelling_means(name, alone, rows).items() if key.startswith(tuple(f"{job} " for job in origins))}
+            means = {
+                key: prior
+                for key, prior in travelling_means(name, alone, rows).items()
+                if key.startswith(tuple(f"{job} " for job in origins))
+            }
             fit = fit_cluster(used, priors, means=means) if origins else alone[name]
             clusters[name] = _with_residuals(fit, used, origins, priors)
         return cls(rows=rows, clusters=clusters, priors=priors)
