@@ -255,6 +255,7 @@ def _global_options(
       gpualloc forecast ...     more GPUs from few measurements
       gpualloc simulate         what scheduling policies would do
       gpualloc plan ...         which workload gets which GPUs
+      gpualloc run plan.json    make the plan happen
       gpualloc watch            what the GPUs do while jobs run
       gpualloc report           all of it as one page to send
       gpualloc doctor           what works here and what does not
