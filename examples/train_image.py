@@ -9,6 +9,7 @@ The three lines that `gpualloc.train` takes are marked. Digits: scikit-learn's c
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,27 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import gpualloc.train
+from gpualloc.records import BenchCase
+
+
+def make_network() -> nn.Module:
+    """Ten logits of images [B, 1, size, size] of any size from 4 px."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 10)),
+    )
+
+
+def measured(case: BenchCase) -> tuple[nn.Module, Callable[[torch.Generator], tuple[torch.Tensor, torch.Tensor]], nn.Module]:
+    """The same network for `gpualloc bench` and `gpualloc study`: --model train_image:measured, run from this folder."""
+    assert case.image_size_px is not None
+
+    def make_batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.rand(case.per_device_batch_size, 1, case.image_size_px, case.image_size_px, generator=generator)
+        return images, torch.randint(10, (case.per_device_batch_size,), generator=generator)
+
+    return make_network(), make_batch, nn.CrossEntropyLoss()
 
 
 def main() -> None:
@@ -32,11 +54,7 @@ def main() -> None:
     images = F.interpolate(torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, size=arguments.image_size)
     labels = torch.tensor(digits.target)
     is_test = torch.arange(len(labels)) % 5 == 0
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 10)),
-    )
+    model = make_network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
     training = gpualloc.train.prepare(  # 1

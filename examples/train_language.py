@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import pydoc_data.topics
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import gpualloc.train
+from gpualloc.records import BenchCase
 
 NUM_LETTERS = 128  # ASCII
 
@@ -59,6 +61,25 @@ class Gpt(nn.Module):
         return self.head(x)
 
 
+class NextLetterLoss(nn.Module):
+    """Mean cross-entropy, nats a letter, of logits [B, T, letters] and letters [B, T]."""
+
+    def forward(self, logits: Tensor, letters: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), letters.flatten())
+
+
+def measured(case: BenchCase) -> tuple[nn.Module, Callable[[torch.Generator], tuple[Tensor, Tensor]], nn.Module]:
+    """The default model for `gpualloc bench` and `gpualloc study`: --model train_language:measured, run from this folder."""
+    assert case.sequence_length is not None
+    length = case.sequence_length
+
+    def make_batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        letters = torch.randint(NUM_LETTERS, (case.per_device_batch_size, length + 1), generator=generator)
+        return letters[:, :-1], letters[:, 1:]
+
+    return Gpt(width=64, depth=2, num_heads=4, length=length), make_batch, NextLetterLoss()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--text", type=Path, help="a file; default: Python's own help")
@@ -86,9 +107,10 @@ def main() -> None:
         max_grad_norm=1.0,
         checkpoint=arguments.checkpoint,
     )
+    next_letter_loss = NextLetterLoss()
     first = last = None
     for letters, next_letters in training.batches():  # 2
-        loss = F.cross_entropy(training.model(letters).flatten(0, 1), next_letters.flatten())
+        loss = next_letter_loss(training.model(letters), next_letters)
         training.step(loss)  # 3
         last = loss.detach()
         first = last if first is None else first

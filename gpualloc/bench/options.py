@@ -97,7 +97,8 @@ class BenchOptions:
     def chosen_models(self) -> list[str]:
         """Names of the models to run, workload by workload.
 
-        `--model` and `--data` imply their workload where `--workload` is not given; a model of one's own is then an image model.
+        `--model` and `--data` imply their workload where `--workload` is not given; a model of one's own is then a
+        language model where sequence lengths alone are given, and else an image model.
 
         Raises:
             UsageError: a model of a workload that was not chosen, or one that cannot be imported.
@@ -114,7 +115,8 @@ class BenchOptions:
             UsageError: as `chosen_models`.
         """
         if self.workloads is None:
-            return find_model(model).workload
+            is_of_text = ":" in model and self.sequence_lengths is not None and self.image_sizes_px is None
+            return find_model(model, workload="llm" if is_of_text else None).workload
         if model in MODELS and MODELS[model].workload not in self.workloads:
             raise UsageError(
                 f"--model {model} is of workload {MODELS[model].workload} and the workload is {', '.join(self.workloads)}; "

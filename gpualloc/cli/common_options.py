@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.main import get_command
 
-_PANEL = "For every command"
+PANEL = "For every command"
 READ_ELSEWHERE = {  # variables that are no option's, and what they name
     "GPUALLOC_STORE": "the results file",
     "GPUALLOC_WATCH_STORE": "the watch file",
@@ -53,18 +53,16 @@ def _set_format(ctx: typer.Context, value: str | None) -> None:
 def _options(
     format: Annotated[
         Literal["table", "csv", "markdown", "json"] | None,
-        typer.Option("--format", help="How tables are printed.", callback=_set_format, is_eager=True, rich_help_panel=_PANEL),
+        typer.Option("--format", help="How tables are printed.", callback=_set_format, is_eager=True, rich_help_panel=PANEL),
     ] = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.", callback=_set_quiet, rich_help_panel=_PANEL)
+        bool, typer.Option("--quiet", "-q", help="No progress; warnings and errors only.", callback=_set_quiet, rich_help_panel=PANEL)
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
-            "--verbose", "-v", help="Where settings come from, and the time taken.", callback=_set_verbose, rich_help_panel=_PANEL
-        ),
+        typer.Option("--verbose", "-v", help="Where settings come from, and the time taken.", callback=_set_verbose, rich_help_panel=PANEL),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.", callback=_set_debug, rich_help_panel=_PANEL)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.", callback=_set_debug, rich_help_panel=PANEL)] = False,
 ) -> None:
     """Never called: its options are copied to other commands."""
 

@@ -52,7 +52,9 @@ def study(
     seed: Annotated[int | None, _option("Of weights and data (default: 0).", "NUMBER")] = None,
     timeout_s: Annotated[float, _option("Longest time for one case, in seconds.", "SECONDS")] = 600.0,
     on_busy: Annotated[str, _option("Where another process is on the device: warn, error or skip.", "NAME")] = "warn",
-    dry_run: Annotated[bool, _option("Print the question, the first step and the most that can be needed; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the question, the first step and the most that can be needed; run nothing.")
+    ] = False,
     out: Annotated[Path | None, _option("Folder for study.json and study.md (default: studies/RUN beside the results).", "FOLDER")] = None,
     store: Annotated[
         Path | None, _option("Results file (else $GPUALLOC_STORE, else ~/.local/share/gpualloc/results.sqlite).", "PATH")
@@ -148,7 +150,7 @@ def _default_sizes(model: str, given: dict[str, Any], device: str) -> tuple[int,
     """One image size where no axis is given, so that the question is small."""
     from gpualloc.workloads import find_model
 
-    if given.get("image_sizes_px") is not None or find_model(model).workload != "image":
+    if given.get("image_sizes_px") or given.get("sequence_lengths") or find_model(model).workload != "image":
         return None
     return (224,) if device == "cuda" else (100,)
 

@@ -14,7 +14,6 @@ from typing import IO
 
 import psutil
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from gpualloc.bench import isolation, runner
@@ -243,13 +242,6 @@ def test_a_disturbed_case_is_marked_and_its_notes_are_shown(monkeypatch: pytest.
     assert "*100.00" in done.stdout
     assert "* every repeat was disturbed, not to be compared; the first: all 3 repeats: GPU 0: power brake" in done.stdout
     assert "mobilenet_v2 32px fp32 ddp/none x2: 1 of 3 repeats left out: GPU 0: power brake" in done.stdout
-
-
-def test_every_option_is_documented() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "bench.md").read_text()
-    options = [name for parameter in get_command(app).commands["bench"].params for name in parameter.opts if name.startswith("--")]
-    assert len(options) > 30
-    assert [option for option in options if f"`{option}" not in page and option != "--help"] == []
 
 
 def wait_for_line(stream: IO[str] | None, start: str) -> None:

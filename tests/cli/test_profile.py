@@ -16,7 +16,6 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from gpualloc.cli.app import app as whole_app
 from gpualloc.cli.profile import profile
 from gpualloc.cli.profile_text import print_profile
 from gpualloc.errors import GpuallocError, UsageError
@@ -92,15 +91,6 @@ def test_traces_are_kept_beside_the_results_by_default(tmp_path: Path, monkeypat
 def test_refusals_come_before_anything_runs(arguments: list[str], message: str, tmp_path: Path) -> None:
     assert message in str(run("--trace-dir", str(tmp_path), *arguments, raises=UsageError).exception)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_every_option_is_documented() -> None:
-    page = (ROOT / "docs" / "profile.md").read_text()
-    parameters = typer.main.get_command(whole_app).commands["profile"].params  # type: ignore[attr-defined]
-    options = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
-    options = [name for name in options if name.startswith("--")]
-    assert len(options) > 25
-    assert [option for option in options if f"`{option}" not in page and option != "--help"] == []
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
