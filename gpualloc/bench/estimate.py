@@ -68,7 +68,8 @@ class Estimator:
         flops = count_step_flops(case)
         if flops is None:
             return _MIN_STEP_TIME_S[case.device], "rough guess, without the model's operations"
-        rates = [(count_step_flops(row.case) or 0) / (row.step_time_s or 1) for row in self._history if row.case.device == case.device]
+        counted = [(count_step_flops(row.case), row.step_time_s) for row in self._history if row.case.device == case.device]
+        rates = [count / step_time_s for count, step_time_s in counted if count and step_time_s]
         cores = max(1, self._environment.num_cpus // max(2, case.world_size)) if case.device == "cpu" else 1
         rate = statistics.median(rates) if rates else _GUESSED_FLOPS[case.device] * cores
         basis = f"rough guess from {len(rates)} measurements of other models" if rates else "rough guess"

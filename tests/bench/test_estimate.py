@@ -60,3 +60,9 @@ def test_another_model_is_scaled_by_its_operations() -> None:
 def test_other_devices_say_nothing() -> None:
     elsewhere = measured(CASE, 0.5, environment=GPU_ENVIRONMENT)
     assert Estimator(CPU_ENVIRONMENT, [elsewhere]).estimate(CASE).basis == "rough guess"
+
+
+def test_a_model_that_cannot_be_counted_says_nothing_of_others() -> None:
+    found = seen(model="unheard_of").estimate(CASE)
+    assert found.basis == "rough guess"
+    assert found.seconds < 60
