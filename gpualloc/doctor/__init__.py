@@ -39,6 +39,7 @@ CHECKS: tuple[Check, ...] = (
     limits.check_schedulers,
     storage.check_results_store,
     storage.check_watch_store,
+    storage.check_state_file,
     storage.check_leftovers,
 )
 FIXES: dict[Check, Callable[[], str]] = {storage.check_leftovers: storage.delete_leftovers}  # only what nobody can miss

@@ -15,6 +15,7 @@ import psutil
 
 from gpualloc.doctor.finding import Finding
 from gpualloc.errors import StoreError
+from gpualloc.launch.schema import default_state_path
 from gpualloc.store import default_store_path, default_watch_store_path
 from gpualloc.store.database import Schema, connect
 from gpualloc.store.repair import damage_of
@@ -57,7 +58,15 @@ WATCH = KeptFile(
     made_by="gpualloc watch",
     counts="watches",
 )
-KEPT_FILES = (RESULTS, WATCH)
+STATE = KeptFile(
+    name="state file",
+    default_path=default_state_path,
+    schema_place="gpualloc.launch.schema:SCHEMA",
+    variable="GPUALLOC_STATE",
+    made_by="gpualloc run",
+    counts="jobs",
+)
+KEPT_FILES = (RESULTS, WATCH, STATE)
 
 
 def check_results_store() -> Finding:
@@ -68,6 +77,11 @@ def check_results_store() -> Finding:
 def check_watch_store() -> Finding:
     """The same of the file in which `gpualloc watch` keeps its samples."""
     return check_kept_file(WATCH)
+
+
+def check_state_file() -> Finding:
+    """The same of the file of leases and jobs."""
+    return check_kept_file(STATE)
 
 
 def check_kept_file(kept: KeptFile) -> Finding:
