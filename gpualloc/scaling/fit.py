@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpualloc.scaling.frame import Frame, compute_time_s, make_frame
 from gpualloc.scaling.placement import Array
@@ -31,7 +32,7 @@ class Design:
     is_multi: Array
     mean: Array  # prior of the coefficients
     sd: Array
-    has_heavy_tails: Array
+    has_heavy_tails: NDArray[np.bool_]
     names: tuple[str, ...]
 
     def forward(self, coefficients: Array, level: float) -> tuple[Array, Array, Array, Array]:
@@ -150,7 +151,7 @@ def _gram(columns: Array, weight: Array) -> Array:
     from scipy.linalg.blas import dsyrk
 
     half = np.asarray(dsyrk(1.0, (columns * np.sqrt(weight)[:, None]).T))
-    return half + np.triu(half, 1).T
+    return np.asarray(half + np.triu(half, 1).T)
 
 
 def _weights(off: Array, noise: Array, is_plain: bool, tail: float) -> Array:
@@ -159,7 +160,7 @@ def _weights(off: Array, noise: Array, is_plain: bool, tail: float) -> Array:
 
 
 def _thinned(rows: Sequence[StepRow]) -> list[int]:
-    """Indices of the rows to fit: all of them, but for jobs measured in many batches at many placements, which are thinned to a few batches."""
+    """Indices of the rows to fit: all, but for jobs measured in many batches at many placements, of which a few batches are kept."""
     kept: list[int] = []
     for name in {row.model for row in rows}:
         mine = [i for i, row in enumerate(rows) if row.model == name]
