@@ -12,18 +12,20 @@ def rows_of_measurements(measurements: Sequence[Measurement]) -> tuple[list[Step
     """(a row for each measurement that can be one, how many cannot).
 
     Left out: cases that failed or were disturbed, and several ranks on one card, which share what a forecast takes as each GPU's own. The
-    cluster is the device with its links where they were rehearsed; a job is the model with strategy, hook and details, since each of them
-    scales in its own way. A single process belongs to all the jobs of its model: it is the strategy's own baseline.
+    cluster is the device, with its links where they were rehearsed: "NVIDIA H100 in nodes of 8 over nvlink4". A job is the model with
+    strategy, hook and details, since each of them scales in its own way. A single process belongs to all the jobs and clusters of its
+    model and device: it is their baseline.
     """
     usable = [row for row in measurements if _is_usable(row)]
-    jobs: dict[str, set[str]] = {}
+    series: dict[tuple[str, ...], set[tuple[str, str]]] = {}
     for row in usable:
         if row.case.strategy != "single":
-            jobs.setdefault(_key(row), set()).add(_job(row))
+            series.setdefault(_baseline(row), set()).add((_cluster(row), _job(row)))
     rows = []
     for row in usable:
-        names = [_job(row)] if row.case.strategy != "single" else sorted(jobs.get(_key(row), {_job(row)}))
-        rows += [_row(row, name) for name in names]
+        own = {(_cluster(row), _job(row))}
+        places = series.get(_baseline(row), own) if row.case.strategy == "single" else own
+        rows += [_row(row, cluster, job) for cluster, job in sorted(places)]
     return rows, len(measurements) - len(usable)
 
 
@@ -31,13 +33,17 @@ def _is_usable(row: Measurement) -> bool:
     return row.status == "ok" and row.step_time_s is not None and not row.disturbances and row.case.ranks_per_gpu == 1
 
 
-def _key(row: Measurement) -> str:
-    details = ",".join(f"{name}={value}" for name, value in sorted(row.case.details().items()))
-    return f"{_cluster(row)}|{row.case.model}|{details}"
+def _baseline(row: Measurement) -> tuple[str, ...]:
+    """Equal for a measurement and the single process it is compared with."""
+    return _device(row), row.case.model, *(f"{name}={value}" for name, value in sorted(row.case.details().items()))
+
+
+def _device(row: Measurement) -> str:
+    return row.environment.device_name if row.environment else row.case.device
 
 
 def _cluster(row: Measurement) -> str:
-    return row.environment.device_name if row.environment else row.case.device
+    return f"{_device(row)} in {row.case.cluster()}" if row.case.is_rehearsed else _device(row)
 
 
 def _job(row: Measurement) -> str:
@@ -47,7 +53,7 @@ def _job(row: Measurement) -> str:
     return " ".join([case.model, strategy, *details])
 
 
-def _row(row: Measurement, name: str) -> StepRow:
+def _row(row: Measurement, cluster: str, job: str) -> StepRow:
     case = row.case
     per_node = case.gpus_per_node or case.world_size
     num_nodes = -(-case.world_size // per_node)
@@ -55,8 +61,8 @@ def _row(row: Measurement, name: str) -> StepRow:
     assert row.step_time_s is not None
     exposed = row.exposed_comm_s if case.world_size > 1 else None
     return StepRow(
-        cluster=_cluster(row),
-        model=name,
+        cluster=cluster,
+        model=job,
         num_nodes=num_nodes,
         num_gpus=case.world_size,
         placement="+".join(map(str, [*[per_node] * (num_nodes - 1), last])),
