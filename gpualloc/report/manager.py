@@ -9,7 +9,7 @@ from gpualloc.report.answer import Answer, FirstStep, Scaling, Setting, find_ans
 from gpualloc.report.blocks import Figure, Mood, Tile
 from gpualloc.report.inputs import ReportInputs, Study
 from gpualloc.report.manager_figures import cost_figure, speedup_figure, threshold_figure
-from gpualloc.report.naming import noun, setting_text, size_of_axis, workload_text
+from gpualloc.report.naming import noun, setting_text, size_of_axis, unpriced_unit, workload_text
 from gpualloc.report.numbers import digits, duration, money, percent, ratio
 from gpualloc.report.verdicts import VERDICT_MOOD
 from gpualloc.report.words import Words
@@ -185,9 +185,9 @@ def _change(ratio_to_before: float, words: Words, what: str) -> str:
 
 
 def cost_text(setting: Setting, price: Price | None) -> str:
-    """Money for a million images or tokens; GPU-hours where no price is known."""
+    """Money for a million images or tokens; hours of GPUs, or of a CPU's ranks, where no price is known."""
     hours = setting.result_gpu_hours
-    return f"{digits(hours)} GPU-h" if price is None else money(hours * price.amount_per_hour, price.currency)
+    return f"{digits(hours)} {unpriced_unit(setting.case)}" if price is None else money(hours * price.amount_per_hour, price.currency)
 
 
 def _tiles(answer: Answer, price: Price | None, words: Words) -> tuple[Tile, ...]:

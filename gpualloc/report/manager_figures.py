@@ -8,7 +8,7 @@ from gpualloc.report.blocks import Cell, Figure, table
 from gpualloc.report.charts import Bar, BarChart, LineChart, Point, Reference, Series
 from gpualloc.report.figures import FULL_PX, HALF_PX, figure
 from gpualloc.report.inputs import Study
-from gpualloc.report.naming import labels, noun, setting_text, size_of_axis, workload_text
+from gpualloc.report.naming import labels, noun, setting_text, size_of_axis, unpriced_unit, workload_text
 from gpualloc.report.numbers import digits, duration, percent, ratio
 from gpualloc.report.verdicts import reading_command, verdict_cell
 from gpualloc.report.words import Words
@@ -159,7 +159,7 @@ def cost_figure(answer: Answer, study: Study, price: Price | None, words: Words,
     chosen = {way.case: way for way in (answer.start, *best_of.values(), answer.goal)}
     settings = sorted(chosen.values(), key=lambda way: (way.case.world_size, -way.result_gpu_hours))[:_MAX_COST_BARS]
     factor = 1.0 if price is None else price.amount_per_hour
-    currency = "GPU-h" if price is None else price.currency
+    currency = unpriced_unit(answer.goal.case) if price is None else price.currency
     unit = words("unit.tokens" if answer.goal.is_tokens else "unit.images")
     bars, rows = [], []
     for way in settings:

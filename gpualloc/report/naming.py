@@ -31,6 +31,11 @@ def labels(cases: Sequence[BenchCase], words: Words, *, without: Sequence[str] =
     return shared, [", ".join(filter(None, (row[name] for name in differing))) or row["model"] for row in rows]
 
 
+def unpriced_unit(case: BenchCase) -> str:
+    """What a cost is counted in without a price: hours of GPUs, or of the ranks on a CPU."""
+    return "GPU-h" if case.device == "cuda" else "rank-h"
+
+
 def noun(case: BenchCase) -> str:
     """Of `Words.devices`."""
     if case.ranks_per_gpu > 1:
