@@ -21,8 +21,9 @@ _LARGEST_COUNT = 10**9
 def read_rows(path: Path) -> list[StepRow]:
     """The measured rows of a CSV file.
 
-    Columns: cluster, model, num_nodes, num_gpus, per_device_batch_size, step_time_s; where present placement, sync_time_s, image_size_px (or
-    image_size), sequence_length, precision, gradient_bytes, source ("measured" or "rehearsed"). Other columns and their order do not matter.
+    Columns: cluster, model, num_nodes, num_gpus, per_device_batch_size, step_time_s; where present placement, sync_time_s,
+    image_size_px (or image_size), sequence_length, precision, gradient_bytes, source ("measured" or "rehearsed"). Other columns and
+    their order do not matter.
 
     Raises:
         UsageError: a column is missing, a cell cannot be read, or there are no rows.

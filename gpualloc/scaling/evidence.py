@@ -68,7 +68,8 @@ class Evidence:
             missing = f"{len(self.rows)} of at least {MIN_ROWS} rows of {where}" if self.rows else f"no rows of {where}"
             return f"{missing}; measure it next on 1 GPU at 3 batch sizes around {query.per_device_batch_size}"
         if self._falling is not None:
-            return f"{self._falling} in the rows of {where}, which no training step does; measure them again, longer, on a GPU without other work"
+            remedy = "measure them again, longer, on a GPU without other work"
+            return f"{self._falling} in the rows of {where}, which no training step does; {remedy}"
         batches, batch = self._batches, query.per_device_batch_size
         if len(batches) == 1 and batch != batches[0]:
             return f"{where} was measured at batch {batches[0]} alone; measure batch {batch} on 1 GPU next"

@@ -121,4 +121,4 @@ def _packed(matrix: Array) -> dict[str, Any]:
 
 def _unpacked(data: dict[str, Any]) -> Array:
     raw = zlib.decompress(base64.b64decode(data["float32_zlib_base64"]))
-    return np.frombuffer(raw, dtype="<f4").astype(float).reshape(data["shape"])
+    return np.asarray(np.frombuffer(raw, dtype="<f4").astype(float).reshape(data["shape"]))

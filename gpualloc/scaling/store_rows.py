@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
-from gpualloc.records import Measurement
+from gpualloc.errors import GpuallocError
+from gpualloc.records import BenchCase, Measurement
 from gpualloc.scaling.records import StepRow
 
 
@@ -12,19 +15,36 @@ def rows_of_measurements(measurements: Sequence[Measurement]) -> tuple[list[Step
     """(a row for each measurement that can be one, how many cannot).
 
     Left out: cases that failed or were disturbed, and several ranks on one card, which share what a forecast takes as each GPU's own. The
-    cluster is the device with its links where they were rehearsed; a job is the model with strategy, hook and details, since each of them
-    scales in its own way. A single process belongs to all the jobs of its model: it is the strategy's own baseline.
+    cluster is the device, with nodes and links where they were rehearsed: each rehearsed cluster is one of its own, apart from the others
+    and from real ranks. A job is the model with strategy, hook and details, since each of them scales in its own way. A single process
+    belongs to all the jobs of its model on its cluster: it is the strategy's own baseline.
     """
     usable = [row for row in measurements if _is_usable(row)]
-    jobs: dict[str, set[str]] = {}
+    ways: dict[str, dict[tuple[str, str], None]] = {}
     for row in usable:
         if row.case.strategy != "single":
-            jobs.setdefault(_key(row), set()).add(_job(row))
+            ways.setdefault(_key(row), {})[row.case.strategy, row.case.hook] = None
     rows = []
     for row in usable:
-        names = [_job(row)] if row.case.strategy != "single" else sorted(jobs.get(_key(row), {_job(row)}))
-        rows += [_row(row, name) for name in names]
+        if row.case.strategy != "single":
+            rows.append(_row(row, row.case))
+        else:
+            stands_for = sorted(ways.get(_key(row), {("single", "none"): None}))
+            rows += [_row(row, dataclasses.replace(row.case, strategy=strategy, hook=hook)) for strategy, hook in stands_for]
     return rows, len(measurements) - len(usable)
+
+
+@functools.lru_cache(maxsize=1024)
+def gradient_bytes(case: BenchCase) -> int | None:
+    """What a step of the case averages over its ranks; None where the parameters of its model cannot be counted."""
+    from gpualloc.workloads.memory import count_trained_parameters
+
+    try:
+        parameters = count_trained_parameters(case)
+    except GpuallocError:
+        return None
+    width = 1 if "int8" in case.hook else 2 if "16" in case.hook or case.precision.startswith("pure_") else 4
+    return None if parameters is None else parameters * width
 
 
 def _is_usable(row: Measurement) -> bool:
@@ -37,18 +57,18 @@ def _key(row: Measurement) -> str:
 
 
 def _cluster(row: Measurement) -> str:
-    return row.environment.device_name if row.environment else row.case.device
+    device = row.environment.device_name if row.environment else row.case.device
+    return " ".join(filter(None, [device, row.case.cluster()]))
 
 
-def _job(row: Measurement) -> str:
-    case = row.case
+def _job(case: BenchCase) -> str:
     strategy = f"{case.strategy}/{case.hook}" if case.strategy == "ddp" else case.strategy
     details = [name if value is True else f"{name}={value}" for name, value in case.details().items()]
     return " ".join([case.model, strategy, *details])
 
 
-def _row(row: Measurement, name: str) -> StepRow:
-    case = row.case
+def _row(row: Measurement, case: BenchCase) -> StepRow:
+    """The row of a measurement as one of the job of `case`, which is its own but for what a single process stands for."""
     per_node = case.gpus_per_node or case.world_size
     num_nodes = -(-case.world_size // per_node)
     last = case.world_size - (num_nodes - 1) * per_node
@@ -56,7 +76,7 @@ def _row(row: Measurement, name: str) -> StepRow:
     exposed = row.exposed_comm_s if case.world_size > 1 else None
     return StepRow(
         cluster=_cluster(row),
-        model=name,
+        model=_job(case),
         num_nodes=num_nodes,
         num_gpus=case.world_size,
         placement="+".join(map(str, [*[per_node] * (num_nodes - 1), last])),
@@ -66,5 +86,6 @@ def _row(row: Measurement, name: str) -> StepRow:
         image_size_px=case.image_size_px,
         sequence_length=case.sequence_length,
         precision=case.precision,
+        gradient_bytes=gradient_bytes(case),
         source="rehearsed" if case.is_rehearsed else "measured",
     )

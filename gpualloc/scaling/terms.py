@@ -8,7 +8,7 @@
 single-GPU times, not a line. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
 (Qiao et al., OSDI 2021, equation 11); Pollux's own compute and link terms are lines in the batch and in the number of GPUs.
 
-Every term is a sum of columns times unknown coefficients. Each column has a prior: mean, standard deviation, and whether its tails are heavy.
+Every term is a sum of columns times unknown coefficients. Each has a prior: mean, standard deviation, and whether its tails are heavy.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_rows(queries: Sequence[StepQuery], frame: Frame) -> Rows:
 
 
 def single_gpu_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
-    """Each job's time on one GPU: a level, a slope per doubling of batch, pixels or tokens, a smooth bend, a jump at each batch measured."""
+    """Each job's time on one GPU: a level, a slope per doubling of batch, pixels or tokens, a bend, a jump at each batch measured."""
     columns = []
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
@@ -151,7 +151,7 @@ def link_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
 
 
 def gradient_load(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
-    """How much each job asks of the links: from its gradient bytes, else from what one GPU tells of them, and how it departs from the others.
+    """How much each job asks of the links: from its gradient bytes, else from what one GPU tells of them, and how it departs.
 
     A step's fixed part (launches, optimiser) and the synchronisation of one GPU with itself grow with the parameters.
     """
@@ -218,7 +218,7 @@ def _block(part: Part, name: str, mask: Array, values: Array, sd: float) -> Colu
 
 
 def _same(values: Array, known: Sequence[float]) -> Array:
-    return (np.abs(values[:, None] - np.array(known)[None]) < 1e-9) * 1.0
+    return np.asarray((np.abs(values[:, None] - np.array(known)[None]) < 1e-9) * 1.0)
 
 
 def _where(places: Placements) -> Array:
