@@ -45,8 +45,8 @@ def pollux(rows: Sequence[StepRow]) -> Predictor:
 
     T_grad = a_c + b_c batch (equation 9); T_sync = 0 on one GPU, a_l + b_l (N - 2) on one node, a_n + b_n (N - 2) on several (10);
     T = (T_grad^g + T_sync^g)^(1/g), 1 <= g <= 10 (equation 11). Fitted to the root mean squared logarithmic error of the step and of its
-    compute part. Priors where data are thin, as in section 4.1: what was not run yet scales perfectly: no synchronisation before two GPUs, none
-    between nodes beyond that of a node before two nodes, no growth before three GPUs; and a small pull of g towards 1.
+    compute part. Priors where data are thin, as in section 4.1: what was not run yet scales perfectly: no synchronisation before two
+    GPUs, none between nodes beyond that of a node before two nodes, no growth before three GPUs; and a small pull of g towards 1.
     """
     batches, times, gpus = _batches(rows), _times(rows), _gpus(rows)
     nodes = np.array([row.num_nodes for row in rows], dtype=float)

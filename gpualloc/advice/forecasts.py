@@ -14,7 +14,6 @@ from gpualloc.advice.intervals import divided
 from gpualloc.advice.job import Job
 from gpualloc.advice.options import baseline, global_batch_size, memory_of
 from gpualloc.advice.records import Option, Source
-from gpualloc.errors import GpuallocError
 from gpualloc.findings import Interval
 from gpualloc.records import REHEARSAL, BenchCase, Measurement
 from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
