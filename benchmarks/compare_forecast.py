@@ -2,9 +2,9 @@
 
     python benchmarks/compare_forecast.py --data DIR [--out benchmarks/results/forecast_<date>.json]
 
-DIR holds one CSV file per cluster with the columns of docs/forecast.md. A cell is a job on a cluster. Of the cell, a model is given the
-rows of a split; gpualloc also gets the cluster's other jobs, all of them (leave one model out). With `elsewhere`, it is given all other
-clusters and no row of the cell (leave one cluster out), or its single-GPU rows.
+DIR holds one CSV file per cluster with the columns of docs/forecast.md. A cell is a job on a cluster. Of the cell, a model is given
+the rows of a split; gpualloc also gets the cluster's other jobs, all of them (leave one model out). With `elsewhere`, it is given all
+other clusters and no row of the cell (leave one cluster out), or its single-GPU rows.
 """
 
 from __future__ import annotations

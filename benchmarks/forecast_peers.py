@@ -43,10 +43,10 @@ def universal_scalability(rows: Sequence[StepRow]) -> Predictor:
 def pollux(rows: Sequence[StepRow]) -> Predictor:
     """Seven parameters. Qiao et al., "Pollux: Co-adaptive cluster scheduling for goodput-optimized deep learning", OSDI 2021, section 4.1.
 
-    T_grad = a_c + b_c batch (equation 9); T_sync = 0 on one GPU, a_l + b_l (N - 2) on one node, a_n + b_n (N - 2) on several (equation 10);
+    T_grad = a_c + b_c batch (equation 9); T_sync = 0 on one GPU, a_l + b_l (N - 2) on one node, a_n + b_n (N - 2) on several (10);
     T = (T_grad^g + T_sync^g)^(1/g), 1 <= g <= 10 (equation 11). Fitted to the root mean squared logarithmic error of the step and of its
-    compute part. Priors where data are thin, as in section 4.1: what was not run yet scales perfectly: no synchronisation before two GPUs,
-    none between nodes beyond that of a node before two nodes, no growth before three GPUs; and a small pull of g towards 1.
+    compute part. Priors where data are thin, as in section 4.1: what was not run yet scales perfectly: no synchronisation before two
+    GPUs, none between nodes beyond that of a node before two nodes, no growth before three GPUs; and a small pull of g towards 1.
     """
     batches, times, gpus = _batches(rows), _times(rows), _gpus(rows)
     nodes = np.array([row.num_nodes for row in rows], dtype=float)
@@ -79,11 +79,8 @@ def pollux(rows: Sequence[StepRow]) -> Predictor:
     for place, is_seen in ((2, seen_inside or seen_across), (3, gpus.max() > 2), (4, seen_across), (5, seen_across and gpus.max() > 2)):
         if not is_seen:
             start[place], bounds[place] = off, (off, off)
-    fitted = tied(
-        min(
-            (minimize(error, start + np.array([0.0] * 6 + [g]), bounds=bounds, method="L-BFGS-B") for g in (-0.5, 1.0)), key=lambda r: r.fun
-        ).x
-    )
+    starts = [start + np.array([*([0.0] * 6), off_gamma]) for off_gamma in (-0.5, 1.0)]
+    fitted = tied(min((minimize(error, each, bounds=bounds, method="L-BFGS-B") for each in starts), key=lambda found: found.fun).x)
     return lambda queries: parts(fitted, _batches(queries), _gpus(queries), np.array([q.num_nodes for q in queries], dtype=float))[1]
 
 

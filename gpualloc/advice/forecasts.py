@@ -14,11 +14,10 @@ from gpualloc.advice.intervals import divided
 from gpualloc.advice.job import Job
 from gpualloc.advice.options import baseline, global_batch_size, memory_of
 from gpualloc.advice.records import Option, Source
-from gpualloc.errors import GpuallocError
 from gpualloc.findings import Interval
 from gpualloc.records import REHEARSAL, BenchCase, Measurement
 from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
-from gpualloc.workloads.memory import count_trained_parameters
+from gpualloc.scaling.store_rows import gradient_bytes
 
 _STRATEGIES = ("ddp", "fsdp", "hsdp")  # whose steps are computing and collectives over all ranks
 _GRID = 25  # sizes at which a threshold is looked for between the smallest and the largest measured
@@ -195,17 +194,8 @@ def _described(case: BenchCase, device_name: str, gpus_per_node: int) -> dict[st
         "image_size_px": case.image_size_px,
         "sequence_length": case.sequence_length,
         "precision": case.precision,
-        "gradient_bytes": _gradient_bytes(case),
+        "gradient_bytes": gradient_bytes(case),
     }
-
-
-def _gradient_bytes(case: BenchCase) -> int | None:
-    try:
-        parameters = count_trained_parameters(case)
-    except GpuallocError:
-        return None
-    width = 1 if "int8" in case.hook else 2 if "16" in case.hook or case.precision.startswith("pure_") else 4
-    return None if parameters is None else parameters * width
 
 
 def _num_nodes(case: BenchCase, gpus_per_node: int) -> int:

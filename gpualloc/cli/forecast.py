@@ -182,7 +182,8 @@ def _rows_of_store(path: Path | None) -> list[StepRow]:
     if num_left_out:
         print(f"{num_left_out} measurements left out: failed, disturbed, or several ranks on a GPU", file=sys.stderr)
     if not rows:
-        raise UsageError("the results file has no measurement to fit; run gpualloc bench")
+        left_out = f"; {num_left_out} failed, were disturbed or shared a GPU" if num_left_out else ""
+        raise UsageError(f"the results file has no measurement to fit{left_out}; run gpualloc bench with nothing else on the machine")
     return rows
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpualloc.scaling.frame import Frame, compute_time_s, make_frame
 from gpualloc.scaling.placement import Array
@@ -32,7 +31,7 @@ class Design:
     is_multi: Array
     mean: Array  # prior of the coefficients
     sd: Array
-    has_heavy_tails: NDArray[np.bool_]
+    has_heavy_tails: Array  # 1 where it is true
     names: tuple[str, ...]
 
     def forward(self, coefficients: Array, level: float) -> tuple[Array, Array, Array, Array]:
@@ -82,7 +81,7 @@ def make_design(queries: Sequence[StepQuery], frame: Frame, priors: Priors) -> t
             is_multi=rows.places.is_multi,
             mean=spread([block.mean for block in columns]),
             sd=spread([block.sd for block in columns]),
-            has_heavy_tails=spread([block.has_heavy_tails for block in columns]) > 0,
+            has_heavy_tails=spread([block.has_heavy_tails for block in columns]),
             names=tuple(block.name for block, width in zip(columns, widths, strict=True) for _ in range(width)),
         ),
         rows,
@@ -134,7 +133,7 @@ def fit_cluster(
         weight = _weights(off_step, noise_step, is_plain, priors.noise_tail)
         weight_compute = _weights(off_compute, noise_compute, is_plain, priors.noise_tail)
         tails = (priors.job_tail + 1) / (priors.job_tail + ((coefficients - mean) / sd) ** 2)
-        precision = np.where(design.has_heavy_tails, tails, 1.0) / sd**2
+        precision = np.where(design.has_heavy_tails > 0, tails, 1.0) / sd**2
         curvature = np.diag(precision) + _gram(slopes, weight)
         gradient = precision * (mean - coefficients) + slopes.T @ (weight * off_step)
         curvature[:num_compute, :num_compute] += _gram(measured_compute, weight_compute)
@@ -160,7 +159,7 @@ def _weights(off: Array, noise: Array, is_plain: bool, tail: float) -> Array:
 
 
 def _thinned(rows: Sequence[StepRow]) -> list[int]:
-    """Indices of the rows to fit: all, but for jobs measured in many batches at many placements, of which a few batches are kept."""
+    """Indices of the rows to fit: all of them, but a few batches of jobs measured in many batches at many placements."""
     kept: list[int] = []
     for name in {row.model for row in rows}:
         mine = [i for i, row in enumerate(rows) if row.model == name]

@@ -1,7 +1,7 @@
 """What is believed of a cluster before it is measured: standard deviations of natural logarithms, unless said otherwise.
 
-Chosen on the three clusters of `benchmarks/compare_forecast.py` together (2026-11-26), so errors on them are errors in sample
-(docs/forecast.md). Differences between jobs have heavy tails: most jobs of a cluster behave alike, and a few do not at all.
+Chosen on two of the three clusters of `benchmarks/compare_forecast.py` and checked on the third, in turn (docs/forecast.md).
+Differences between jobs have heavy tails: most jobs of a cluster behave alike, and a few do not at all.
 """
 
 from __future__ import annotations

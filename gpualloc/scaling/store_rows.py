@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
-from gpualloc.records import Measurement
+from gpualloc.errors import GpuallocError
+from gpualloc.records import BenchCase, Measurement
 from gpualloc.scaling.records import StepRow
 
 
@@ -12,57 +15,68 @@ def rows_of_measurements(measurements: Sequence[Measurement]) -> tuple[list[Step
     """(a row for each measurement that can be one, how many cannot).
 
     Left out: cases that failed or were disturbed, and several ranks on one card, which share what a forecast takes as each GPU's own. The
-    cluster is the device, with its links where they were rehearsed: "NVIDIA H100 in nodes of 8 over nvlink4". A job is the model with
-    strategy, hook and details, since each of them scales in its own way. A single process belongs to all the jobs and clusters of its
-    model and device: it is their baseline.
+    cluster is the device, with nodes and links where they were rehearsed: each rehearsed cluster is one of its own, apart from the others
+    and from real ranks. A job is the model with strategy, hook and details, since each of them scales in its own way. A single process
+    belongs to all the jobs of its model on its cluster: it is the strategy's own baseline.
     """
     usable = [row for row in measurements if _is_usable(row)]
-    series: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    ways: dict[str, dict[tuple[str, str], None]] = {}
     for row in usable:
         if row.case.strategy != "single":
-            series.setdefault(_baseline(row), set()).add((_cluster(row), _job(row)))
+            ways.setdefault(_key(row), {})[row.case.strategy, row.case.hook] = None
     rows = []
     for row in usable:
-        own = {(_cluster(row), _job(row))}
-        places = series.get(_baseline(row), own) if row.case.strategy == "single" else own
-        rows += [_row(row, cluster, job) for cluster, job in sorted(places)]
+        if row.case.strategy != "single":
+            rows.append(_row(row, row.case))
+        else:
+            stands_for = sorted(ways.get(_key(row), {("single", "none"): None}))
+            rows += [_row(row, dataclasses.replace(row.case, strategy=strategy, hook=hook)) for strategy, hook in stands_for]
     return rows, len(measurements) - len(usable)
+
+
+@functools.lru_cache(maxsize=1024)
+def gradient_bytes(case: BenchCase) -> int | None:
+    """What a step of the case averages over its ranks; None where the parameters of its model cannot be counted."""
+    from gpualloc.workloads.memory import count_trained_parameters
+
+    try:
+        parameters = count_trained_parameters(case)
+    except GpuallocError:
+        return None
+    width = 1 if "int8" in case.hook else 2 if "16" in case.hook or case.precision.startswith("pure_") else 4
+    return None if parameters is None else parameters * width
 
 
 def _is_usable(row: Measurement) -> bool:
     return row.status == "ok" and row.step_time_s is not None and not row.disturbances and row.case.ranks_per_gpu == 1
 
 
-def _baseline(row: Measurement) -> tuple[str, ...]:
-    """Equal for a measurement and the single process it is compared with."""
-    return _device(row), row.case.model, *(f"{name}={value}" for name, value in sorted(row.case.details().items()))
-
-
-def _device(row: Measurement) -> str:
-    return row.environment.device_name if row.environment else row.case.device
+def _key(row: Measurement) -> str:
+    details = ",".join(f"{name}={value}" for name, value in sorted(row.case.details().items()))
+    return f"{_cluster(row)}|{row.case.model}|{details}"
 
 
 def _cluster(row: Measurement) -> str:
-    return f"{_device(row)} in {row.case.cluster()}" if row.case.is_rehearsed else _device(row)
+    device = row.environment.device_name if row.environment else row.case.device
+    return " ".join(filter(None, [device, row.case.cluster()]))
 
 
-def _job(row: Measurement) -> str:
-    case = row.case
+def _job(case: BenchCase) -> str:
     strategy = f"{case.strategy}/{case.hook}" if case.strategy == "ddp" else case.strategy
     details = [name if value is True else f"{name}={value}" for name, value in case.details().items()]
     return " ".join([case.model, strategy, *details])
 
 
-def _row(row: Measurement, cluster: str, job: str) -> StepRow:
-    case = row.case
+def _row(row: Measurement, case: BenchCase) -> StepRow:
+    """The row of a measurement as one of the job of `case`, which is its own but for what a single process stands for."""
     per_node = case.gpus_per_node or case.world_size
     num_nodes = -(-case.world_size // per_node)
     last = case.world_size - (num_nodes - 1) * per_node
     assert row.step_time_s is not None
     exposed = row.exposed_comm_s if case.world_size > 1 else None
     return StepRow(
-        cluster=cluster,
-        model=job,
+        cluster=_cluster(row),
+        model=_job(case),
         num_nodes=num_nodes,
         num_gpus=case.world_size,
         placement="+".join(map(str, [*[per_node] * (num_nodes - 1), last])),
@@ -72,5 +86,6 @@ def _row(row: Measurement, cluster: str, job: str) -> StepRow:
         image_size_px=case.image_size_px,
         sequence_length=case.sequence_length,
         precision=case.precision,
+        gradient_bytes=gradient_bytes(case),
         source="rehearsed" if case.is_rehearsed else "measured",
     )

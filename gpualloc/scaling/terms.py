@@ -8,8 +8,7 @@
 single-GPU times, not a line. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
 (Qiao et al., OSDI 2021, equation 11); Pollux's own compute and link terms are lines in the batch and in the number of GPUs.
 
-Every term is a sum of columns times unknown coefficients. Each column has a prior: mean, standard deviation, and whether its tails
-are heavy.
+Every term is a sum of columns times unknown coefficients. Each has a prior: mean, standard deviation, and whether its tails are heavy.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def read_rows(queries: Sequence[StepQuery], frame: Frame) -> Rows:
 
 
 def single_gpu_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
-    """Each job's time on one GPU: a level, a slope per doubling of batch, pixels or tokens, a smooth bend, a jump at each batch."""
+    """Each job's time on one GPU: a level, a slope per doubling of batch, pixels or tokens, a bend, a jump at each batch measured."""
     columns = []
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0

@@ -1,4 +1,4 @@
-"""Rows of the results store as rows of the scaling model."""
+"""Rows from measurements: which cluster and job a measurement belongs to, and the command that fits them."""
 
 from __future__ import annotations
 
@@ -8,67 +8,72 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from gpualloc.cli.app import app
-from gpualloc.scaling import ScalingModel, StepQuery, StepRow
+from gpualloc.records import Measurement
 from gpualloc.scaling.store_rows import rows_of_measurements
 from gpualloc.store import ResultsStore
-from tests.store.sample_measurements import GPU_ENVIRONMENT, image_case, measured
+from tests.store.sample_measurements import image_case, measured
 
-SINGLE = {"strategy": "single", "hook": "none", "world_size": 1}
-NVLINK = {"gpus_per_node": 8, "link": "nvlink4", "network": None}
-PCIE = {"gpus_per_node": 8, "link": "pcie4", "network": None}
-MEASUREMENTS = [
-    measured(image_case(**SINGLE, per_device_batch_size=32), 0.020),
-    measured(image_case(**SINGLE, per_device_batch_size=64), 0.040),
-    measured(image_case(world_size=2), 0.044, exposed_comm_s=0.004),
-    measured(image_case(world_size=4, **NVLINK), 0.041, exposed_comm_s=0.001),
-    measured(image_case(world_size=4, **PCIE), 0.060, exposed_comm_s=0.020),
-    measured(image_case(world_size=4, ranks_per_gpu=4), 0.090),
-    measured(image_case(world_size=4), 0.050, disturbances=("another process",)),
-]
+FAST = {"gpus_per_node": 8, "link": "nvlink4", "network": "ib_ndr"}
+SLOW = {"gpus_per_node": 8, "link": "pcie4", "network": None}
 
 
-def test_rehearsed_links_and_real_ones_are_clusters_of_their_own_with_the_same_baseline() -> None:
-    rows, num_left_out = rows_of_measurements(MEASUREMENTS)
-    assert num_left_out == 2
-    clusters = {
-        name: sorted((row.num_gpus, row.step_time_s, row.source) for row in rows if row.cluster == name) for name in by_cluster(rows)
-    }
-    alone = [(1, 0.020, "measured"), (1, 0.040, "measured")]
-    assert clusters == {
-        "NVIDIA H200": [*alone, (2, 0.044, "measured")],
-        "NVIDIA H200 in nodes of 8 over nvlink4": [*alone, (4, 0.041, "rehearsed")],
-        "NVIDIA H200 in nodes of 8 over pcie4": [*alone, (4, 0.060, "rehearsed")],
-    }
-    assert {row.model for row in rows} == {"mobilenet_v2 ddp/none"}
+def made(*, step_time_s: float = 0.1, **changes: object) -> Measurement:
+    if changes.get("world_size") == 1:
+        changes = {"strategy": "single", "hook": "none", **changes}
+    return measured(image_case(**changes), step_time_s)
 
 
-def by_cluster(rows: list[StepRow]) -> set[str]:
-    return {row.cluster for row in rows}
+def test_each_rehearsed_cluster_is_one_of_its_own_apart_from_real_ranks() -> None:
+    worlds = [made(world_size=count, **links) for links in ({}, FAST, SLOW) for count in (1, 2, 16) if links or count < 16]
+    rows, num_left_out = rows_of_measurements(worlds)
+    assert num_left_out == 0
+    by_cluster = {cluster: [row for row in rows if row.cluster == cluster] for cluster in dict.fromkeys(row.cluster for row in rows)}
+    assert len(by_cluster) == 3
+    assert all("nodes of 8 over" in cluster for cluster in list(by_cluster)[1:])
+    real, fast, _ = by_cluster.values()
+    assert [(row.num_gpus, row.source) for row in real] == [(1, "measured"), (2, "measured")]
+    assert [(row.num_gpus, row.num_nodes, row.placement, row.source) for row in fast] == [
+        (1, 1, "1", "measured"),
+        (2, 1, "2", "rehearsed"),
+        (16, 2, "8+8", "rehearsed"),
+    ]
 
 
-def test_forecasts_of_two_rehearsed_links_differ_as_the_links_do() -> None:
-    model = ScalingModel.fit(rows_of_measurements(MEASUREMENTS)[0])
-
-    def forecast(link: str) -> float:
-        where = {"cluster": f"NVIDIA H200 in nodes of 8 over {link}", "model": "mobilenet_v2 ddp/none", "num_nodes": 1, "num_gpus": 4}
-        (found,) = model.predict(
-            [StepQuery(**where, placement="4", per_device_batch_size=64, image_size_px=200, precision="fp16")]  # type: ignore[arg-type]
-        )
-        assert found.step_time_s is not None, found.reason
-        return found.step_time_s
-
-    assert forecast("nvlink4") < 0.047 < 0.053 < forecast("pcie4")
+def test_one_gpu_is_the_baseline_of_every_hook_and_halved_gradients_are_half_the_bytes() -> None:
+    rows, _ = rows_of_measurements([made(world_size=1), made(hook="none"), made(hook="torch_fp16")])
+    found = {(row.model, row.num_gpus): row.gradient_bytes for row in rows}
+    assert set(found) == {(f"mobilenet_v2 ddp/{hook}", count) for hook in ("none", "torch_fp16") for count in (1, 2)}
+    assert found["mobilenet_v2 ddp/none", 1] == found["mobilenet_v2 ddp/none", 2] == 4 * 3_504_872
+    assert found["mobilenet_v2 ddp/torch_fp16", 1] == 2 * 3_504_872
 
 
-def test_a_model_is_fitted_from_the_store(tmp_path: Path) -> None:
-    store_path, model_path = tmp_path / "results.sqlite", tmp_path / "model.json"
-    with ResultsStore(store_path) as store:
-        run_id = store.begin_run(command="gpualloc bench", options={}, environment=GPU_ENVIRONMENT)
-        for row in MEASUREMENTS:
-            store.add(run_id, row)
-    arguments = ["forecast", "fit", "--store-path", str(store_path), "--out", str(model_path), "--json"]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)
-    assert "2 " in done.stderr  # left out, and said
-    assert ScalingModel.load(model_path)
+def test_several_ranks_on_a_card_are_left_out() -> None:
+    rows, num_left_out = rows_of_measurements([made(world_size=1), made(ranks_per_gpu=2)])
+    assert (len(rows), num_left_out) == (1, 1)
+
+
+def test_the_command_fits_a_store_and_forecasts_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    with ResultsStore(path) as store:
+        environment = made().environment
+        assert environment is not None
+        run_id = store.begin_run(command="bench", options={}, environment=environment)
+        for count in (1, 2, 4):
+            for batch in (16, 32, 64):
+                for links, factor in (({}, 1.0), (FAST, 2.0)):
+                    store.add(
+                        run_id, made(world_size=count, per_device_batch_size=batch, step_time_s=factor * (0.02 + 0.001 * batch), **links)
+                    )
+    model = tmp_path / "model.json"
+    fitted = CliRunner().invoke(app, ["forecast", "fit", "--store-path", str(path), "--out", str(model), "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    jobs = json.loads(fitted.stdout)["jobs"]
+    assert len({job["cluster"] for job in jobs}) == 2
+    assert {job["num_rows"] for job in jobs} == {9}
+    header = "cluster,model,num_nodes,num_gpus,per_device_batch_size,image_size_px,precision"
+    lines = [f'"{job["cluster"]}","{job["model"]}",1,4,64,200,fp16' for job in jobs]
+    (tmp_path / "queries.csv").write_text("\n".join([header, *lines]) + "\n")
+    done = CliRunner().invoke(app, ["forecast", "predict", "--model", str(model), "--csv", str(tmp_path / "queries.csv"), "--json"])
+    real, rehearsed = (row["step_time_s"] for row in json.loads(done.stdout))
+    assert abs(real / 0.084 - 1) < 0.05
+    assert abs(rehearsed / 0.168 - 1) < 0.05
