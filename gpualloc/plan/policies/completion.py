@@ -34,7 +34,6 @@ class Completion:
     """Work left is what jobs declare; those that declare nothing count as half done, with an hour on their slowest GPU to go at least."""
 
     name: str = "gpualloc"
-    price_floor: float = 0.0  # least of f_j; 1: remaining work does not matter
     price_power: float = 2.0  # of f_j; above 1: more weight to short jobs than present jobs alone would give, as more arrive
     horizon_s: float = 400.0  # for which a new allocation is taken to last where jobs arrive all the time
     unknown_work_s: float = 3600.0  # on the slowest GPU
@@ -70,7 +69,8 @@ class Completion:
         base = choices.base_rates()[:, None]
         per_work = np.divide(base, choices.rates, out=np.full(choices.rates.shape, _NEVER), where=choices.rates > 0)
         start_s = np.where(choices.is_held(), 0.0, choices.attribute("restart_cost_s")[:, None])
-        return per_work + start_s / work_s[:, None]
+        result: FloatArray = per_work + start_s / work_s[:, None]
+        return result
 
     def _work_left_s(self, choices: Choices) -> FloatArray:
         """[J] seconds on the slowest GPU that runs the job."""
@@ -86,7 +86,7 @@ class Completion:
         count = len(ends)
         present = (ends.cumsum() + ends * np.arange(count - 1, -1, -1)) / (count * ends)  # sum of min(end_i, end_j) over count * end_j
         factors = np.empty(count)
-        factors[order] = self.price_floor + (1 - self.price_floor) * present**self.price_power
+        factors[order] = present**self.price_power
         return factors
 
     def _staying_factor(self, choices: Choices) -> FloatArray:
@@ -100,7 +100,6 @@ class Completion:
         of_past = (age - choices.attribute("num_restarts") * cost) / np.maximum(age + cost, 1e-9)
         kept = np.clip(np.minimum(of_horizon, of_past), _LEAST_DISCOUNT, 1.0)[:, None]
         return np.where(choices.is_held(), 1 / kept, 1.0)
-
 
     @staticmethod
     def _is_settled(choices: Choices) -> bool:
