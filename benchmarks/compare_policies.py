@@ -58,6 +58,13 @@ def runs_of(
     return rows
 
 
+def cpu_name() -> str:
+    """As Linux names it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=Path, required=True, metavar="DIR")
@@ -86,6 +93,9 @@ def main() -> None:
                 for figure in ("mean_jct_h", "p50_jct_h", "p99_jct_h", "p99_fairness", "worst_fairness")
             }
     data = {
+        "cpu": cpu_name(),
+        "traces": arguments.traces,
+        "first_seed": FIRST_SEED,
         "what": "160 jobs over 8 h on 24 T4, 24 RTX 2080 Ti, 16 A100; rounds of 60 s; declared work off by up to 30 %",
         "command": "python benchmarks/compare_policies.py --rates DIR",
         "max_growth": arguments.max_growth,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-_NUM_STEPS = 24  # of the prices
+_NUM_STEPS = 12  # of the prices
 _FIRST_PULL = 0.7  # exponent of demand over capacity in the first step
 _NUM_POLYAK = 20
 _CLOSE = 1e-3  # relative distance to the bound at which an answer is good enough
@@ -109,34 +109,41 @@ def clear_market(
         start: the first prices [T], above 0.
     """
     prices = np.maximum(start.astype(np.float64), 1e-12)
+    market = _Market(type_of, num_gpus, capacity)
     for step in range(_NUM_STEPS):
         values = values_at(prices)
         if not values.size:
             return np.full(len(values), -1, dtype=np.int64)
-        market = _Market(values, type_of, num_gpus, capacity)
+        market.offer(values)
         demand = market.ask(prices)
-        pull = _FIRST_PULL / (1 + step / 4)
-        prices = prices * np.clip((demand + 0.5) / (capacity + 0.5), 0.25, 4.0) ** pull
+        ratio = np.minimum(np.maximum((demand + 0.5) / (capacity + 0.5), 0.25), 4.0)
+        prices = prices * ratio ** (_FIRST_PULL / (1 + step / 4))
     return market.best_at(prices)
 
 
 class _Market:
     """Jobs with fixed values, and the prices with the lowest Lagrangian bound so far."""
 
-    def __init__(self, values: FloatArray, type_of: IntArray, num_gpus: IntArray, capacity: IntArray) -> None:
-        is_possible = (num_gpus <= capacity[type_of]) & np.isfinite(values) & (values > 0)
-        self._worth = np.where(is_possible, values, -np.inf)
+    def __init__(self, type_of: IntArray, num_gpus: IntArray, capacity: IntArray) -> None:
         self._type_of, self._num_gpus, self._capacity = type_of, num_gpus, capacity
-        self._rows = np.arange(len(values))
+        self._is_possible = num_gpus <= capacity[type_of]
+        self._gpus_by_type = np.where(type_of[:, None] == np.arange(len(capacity)), num_gpus[:, None], 0).astype(np.float64)  # [C, T]
+        self._rows = np.arange(0)
+
+    def offer(self, values: FloatArray) -> None:
+        """What the choices are worth to the jobs from now on."""
+        self._worth = np.where((values > 0) & (values < np.inf) & self._is_possible, values, -np.inf)
+        if len(self._rows) != len(values):
+            self._rows = np.arange(len(values))
 
     def ask(self, prices: FloatArray) -> FloatArray:
         """[T] GPUs that jobs ask for at these prices."""
-        self.reduced = self._worth - prices[self._type_of] * self._num_gpus
+        self.reduced = self._worth - self._gpus_by_type @ prices
         self.chosen = self.reduced.argmax(axis=1)
         self.surplus = np.maximum(self.reduced[self._rows, self.chosen], 0.0)
-        taken = self.chosen[self.surplus > 0]
         self.bound = float(self.surplus.sum() + prices @ self._capacity)
-        return np.bincount(self._type_of[taken], weights=self._num_gpus[taken], minlength=len(self._capacity)).astype(np.float64)
+        demand: FloatArray = self._gpus_by_type[self.chosen[self.surplus > 0]].sum(axis=0)
+        return demand
 
     def best_at(self, prices: FloatArray) -> IntArray:
         demand = self.ask(prices)

@@ -71,6 +71,21 @@ def test_with_less_left_a_job_is_not_moved_for_little() -> None:
     assert policy.allocate(0.0, [replace(job, progress_left=36_000.0)], cluster, current)["j"].gpu_type == "fast"
 
 
+def test_drift_moves_nobody_until_something_comes_or_goes() -> None:
+    """On each other's better type: left so while every GPU is held, changed with an arrival, with a free GPU, or after an hour without."""
+    cluster = make_cluster(a=("slow", 1), b=("fast", 1))
+    job = make_job("x", speeds={"slow": 1.0, "fast": 8.0}, max_gpus=1, age_s=1800.0, progress_done=100.0, progress_left=20_000.0)
+    odd = make_job("y", speeds={"slow": 8.0, "fast": 1.0}, max_gpus=1, age_s=1800.0, progress_done=100.0, progress_left=20_000.0)
+    current = {"x": Allocation.of("slow", {"a": 1}), "y": Allocation.of("fast", {"b": 1})}
+    policy = policy_named()
+    assert policy.allocate(0.0, [job, odd], cluster, current) == current
+    new = replace(odd, job_id="z", age_s=0.0, progress_done=0.0, progress_left=90_000.0)
+    assert policy.allocate(0.0, [job, odd, new], cluster, current)["x"].gpu_type == "fast"
+    calm = [replace(one, age_s=7200.0) for one in (job, odd)]
+    assert policy.allocate(0.0, calm, cluster, current)["x"].gpu_type == "fast"
+    assert policy.allocate(0.0, [job], cluster, {"x": current["x"]})["x"].gpu_type == "fast"
+
+
 @pytest.mark.parametrize("left", [None, 4000.0])
 @pytest.mark.parametrize("name", ["gpualloc", "sia", "greedy", "las"])
 def test_a_plan_planned_again_and_again_settles(name: str, left: float | None) -> None:

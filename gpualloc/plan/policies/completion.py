@@ -25,6 +25,8 @@ FloatArray = NDArray[np.float64]
 _LEAST_LEFT = 0.05  # of what is done: what a job that says it is nearly finished counts as having left; it may have erred
 _LEAST_KEPT = 0.3  # of a horizon that a restart leaves
 _LEAST_DISCOUNT = 0.05
+_CALM_S = 3600.0  # without an arrival
+_NEVER = 1e30  # seconds for a unit of work where the job does not run: large, and still finite in products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +34,14 @@ class Completion:
     """Work left is what jobs declare; those that declare nothing count as half done, with an hour on their slowest GPU to go at least."""
 
     name: str = "gpualloc"
-    price_floor: float = 0.0  # least of f_j; 1: remaining work does not matter
     price_power: float = 2.0  # of f_j; above 1: more weight to short jobs than present jobs alone would give, as more arrive
-    horizon_s: float = 700.0  # for which a new allocation is taken to last where jobs arrive all the time
+    horizon_s: float = 400.0  # for which a new allocation is taken to last where jobs arrive all the time
     unknown_work_s: float = 3600.0  # on the slowest GPU
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:
         choices = choices_of(jobs, cluster, current)
+        if self._is_settled(choices):
+            return {job.job_id: current[job.job_id] for job, held in zip(choices.jobs, choices.held, strict=True) if held >= 0}
         return place(choices, self.choose(choices), cluster, current)
 
     def choose(self, choices: Choices) -> NDArray[np.int64]:
@@ -47,21 +50,27 @@ class Completion:
             return np.full(len(choices.jobs), -1, dtype=np.int64)
         rows = np.arange(len(choices.jobs))
         weight = choices.attribute("weight")[:, None]
-        speed = choices.rates / choices.base_rates()[:, None]
-        with np.errstate(divide="ignore"):
-            per_work = np.where(speed > 0, 1 / speed, np.inf)
         work_s = self._work_left_s(choices)
-        worth = speed * self._staying_factor(choices, work_s[:, None] * per_work)
+        per_work = self._time_per_work(choices, work_s)
+        worth = self._staying_factor(choices) / per_work
 
         def values_at(prices: FloatArray) -> FloatArray:
             rent = (prices[choices.type_of] * choices.num_gpus)[None, :]
             cheapest = ((weight + rent) * per_work).argmin(axis=1)
             factor = self._price_factors(work_s * per_work[rows, cheapest])
             unit_cost = ((weight + factor[:, None] * rent) * per_work).min(axis=1)
-            return keep_fixed(worth * np.where(np.isfinite(unit_cost), unit_cost, 0.0)[:, None], choices)
+            return keep_fixed(np.where(choices.rates > 0, worth * unit_cost[:, None], 0.0), choices)
 
         start = np.full(len(choices.capacity), float(weight.sum() / choices.capacity.sum()))
         return clear_market(values_at, choices.type_of, choices.num_gpus, choices.capacity, start)
+
+    def _time_per_work(self, choices: Choices, work_s: FloatArray) -> FloatArray:
+        """[J, C] seconds for a second's work on the slowest GPU, a start there included, spread over the work left."""
+        base = choices.base_rates()[:, None]
+        per_work = np.divide(base, choices.rates, out=np.full(choices.rates.shape, _NEVER), where=choices.rates > 0)
+        start_s = np.where(choices.is_held(), 0.0, choices.attribute("restart_cost_s")[:, None])
+        result: FloatArray = per_work + start_s / work_s[:, None]
+        return result
 
     def _work_left_s(self, choices: Choices) -> FloatArray:
         """[J] seconds on the slowest GPU that runs the job."""
@@ -72,28 +81,35 @@ class Completion:
 
     def _price_factors(self, time_left_s: FloatArray) -> FloatArray:
         """[J] f_j: the mean number of present jobs still there over a job's remaining time, over their number now, to `price_power`."""
-        order = np.argsort(time_left_s, kind="stable")
+        order = time_left_s.argsort(kind="stable")
         ends = time_left_s[order]
         count = len(ends)
-        is_finite = np.isfinite(ends)
-        lengths = np.diff(np.where(is_finite, ends, 0.0), prepend=0.0)
-        job_seconds = np.cumsum(np.maximum(lengths, 0.0) * (count - np.arange(count)))
-        mean = np.where(is_finite, job_seconds / np.maximum(ends, 1e-9) / count, 1.0)
+        present = (ends.cumsum() + ends * np.arange(count - 1, -1, -1)) / (count * ends)  # sum of min(end_i, end_j) over count * end_j
         factors = np.empty(count)
-        factors[order] = self.price_floor + (1 - self.price_floor) * np.minimum(mean, 1.0) ** self.price_power
+        factors[order] = present**self.price_power
         return factors
 
-    def _staying_factor(self, choices: Choices, time_left_s: FloatArray) -> FloatArray:
-        """[J, C] above 1 for what a job holds, below 1 for what would not last: leaving costs a restart, now or later.
+    def _staying_factor(self, choices: Choices) -> FloatArray:
+        """[J, C] above 1 for what a job holds: leaving it costs a restart, now or later.
 
-        Of a move it counts the greatest of what a restart takes from the horizon, which grows with the time since the last arrival; what it
-        takes from the job's remaining time there; and Pollux's discount for jobs that restarted often (OSDI 2021, eq. 18).
+        The greater of what a restart takes from the horizon, which grows with the time since the last arrival, and Pollux's discount for
+        jobs that restarted often (OSDI 2021, eq. 18).
         """
-        cost = np.maximum(choices.attribute("restart_cost_s"), 1e-9)
-        age = choices.attribute("age_s")
+        cost, age = choices.attribute("restart_cost_s"), choices.attribute("age_s")
         of_horizon = np.maximum(1 - cost / (self.horizon_s + float(age.min())), _LEAST_KEPT)
-        of_past = (age - choices.attribute("num_restarts") * cost) / (age + cost)
+        of_past = (age - choices.attribute("num_restarts") * cost) / np.maximum(age + cost, 1e-9)
         kept = np.clip(np.minimum(of_horizon, of_past), _LEAST_DISCOUNT, 1.0)[:, None]
-        rest_s = np.where(np.isfinite(time_left_s), time_left_s, 0.0)
-        of_rest = np.where((choices.held >= 0)[:, None], rest_s / (rest_s + cost[:, None]), 1.0)
-        return np.where(choices.is_held(), 1 / kept, np.minimum(1.0, of_rest / kept))
+        return np.where(choices.is_held(), 1 / kept, 1.0)
+
+    @staticmethod
+    def _is_settled(choices: Choices) -> bool:
+        """Whether every GPU is held and no job waits for its first start: nothing came or went since the last plan.
+
+        What drifted meanwhile is not worth restarts while jobs keep arriving; with none for an hour the plan is looked at every time.
+        """
+        if float(choices.attribute("age_s").min(initial=np.inf)) >= _CALM_S:
+            return False
+        held = choices.held[choices.held >= 0]
+        used = np.bincount(choices.type_of[held], weights=choices.num_gpus[held], minlength=len(choices.capacity))
+        is_new = (choices.held < 0) & (choices.attribute("progress_done") <= 0)
+        return bool((used == choices.capacity).all() and not is_new.any())
