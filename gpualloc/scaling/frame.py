@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpualloc.scaling.placement import Array, describe, spread_out
 from gpualloc.scaling.priors import Priors
+from gpualloc.scaling.published_parameters import published_gradient_bytes
 from gpualloc.scaling.records import StepRow
 
 _LINK_CENTRES, _JOB_LINK_CENTRES, _BATCH_CENTRES = 30, 10, 8
@@ -57,6 +58,7 @@ class Frame:
     centres: tuple[tuple[float, float], ...]  # (log2 nodes, log2 mean GPUs of a node) of the link's bend
     job_centres: tuple[tuple[float, float], ...]
     has_rehearsed: bool
+    bytes_shares: tuple[float, float]  # how far bytes rather than launches set the link's time, inside a node and between nodes
 
     def link_centres(self) -> Array:
         return np.array(self.centres, dtype=float).reshape(-1, 2)
@@ -71,7 +73,7 @@ def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
     of_job = {name: [row for row in rows if row.model == name] for name in names}
     fixed = _centred([_log_fixed_time(of_job[name], priors) for name in names])
     sync = _centred([_log_own_sync(of_job[name]) for name in names])
-    gradients = [next((row.gradient_bytes for row in of_job[name] if row.gradient_bytes), None) for name in names]
+    gradients = [next((row.gradient_bytes for row in of_job[name] if row.gradient_bytes), published_gradient_bytes(name)) for name in names]
     log_bytes = _centred([None if value is None else float(np.log(value)) for value in gradients])
     jobs = tuple(
         JobFrame(
@@ -98,7 +100,33 @@ def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
         centres=centres,
         job_centres=job_centres,
         has_rehearsed=any(row.source == "rehearsed" for row in rows),
+        bytes_shares=_bytes_shares(rows, dict(zip(names, gradients, strict=True)), priors),
     )
+
+
+def _bytes_shares(rows: Sequence[StepRow], gradients: Mapping[str, float | None], priors: Priors) -> tuple[float, float]:
+    """Near 1 where gradients pass slowly, near 0 where so fast that launching and waiting take the time; 0 where bytes are unknown.
+
+    The speed of the links is the jobs' gradient bytes over their exposed wait, or over what a step takes more
+    than on one GPU: the geometric mean over jobs of the median over rows.
+    """
+    known = {name: value for name, value in gradients.items() if value is not None}
+    if len(known) < 2:
+        return 0.0, 0.0
+    alone = {(row.model, row.per_device_batch_size, row.size(), row.precision): row.step_time_s for row in rows if row.num_gpus == 1}
+    waits: dict[tuple[bool, str], list[float]] = {}
+    for row in rows:
+        wait = row.sync_time_s
+        if wait is None:
+            wait = row.step_time_s - alone.get((row.model, row.per_device_batch_size, row.size(), row.precision), row.step_time_s)
+        if row.num_gpus > 1 and row.model in known and wait > 0:
+            waits.setdefault((row.num_nodes > 1, row.model), []).append(wait)
+    shares = []
+    for is_across in (False, True):
+        speeds = [known[name] / float(np.median(waits[is_across, name])) / 1e9 for name in known if (is_across, name) in waits]
+        speed = float(np.exp(np.mean(np.log(speeds)))) if speeds else priors.launch_bound_gb_per_s
+        shares.append(priors.launch_bound_gb_per_s / (priors.launch_bound_gb_per_s + speed))
+    return shares[0], shares[1]
 
 
 def _centred(values: Sequence[float | None]) -> list[float]:

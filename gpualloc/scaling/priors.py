@@ -16,16 +16,12 @@ class Priors:
     # single_gpu_time
     batch_slope: float = 0.5  # change per doubling of the batch
     batch_bend: float = 0.25  # smooth departure from that line
-    batch_jump: float = 0.14  # of one batch size from the smooth curve
+    batch_jump: float = 0.15  # of one batch size from the smooth curve
     size_slope: float = 0.7  # per doubling of pixels or tokens
     precision_shift: float = 0.5
     # contention
     shared_contention: float = 0.4  # step from one GPU to several, and per doubling of the GPUs of a node, in all jobs
-    job_contention_start: float = 0.04
-    job_contention: float = 0.03
-    contention_nodes: float = 0.03
-    contention_batch: float = 0.05
-    job_contention_batch: float = 0.05
+    contention: float = 0.04  # departures from that: of one job, over nodes, and with the batch
     # link_time
     link_level: float = 2.0
     link_slope: float = 0.6  # per doubling of nodes or of the GPUs of a node
@@ -33,16 +29,10 @@ class Priors:
     link_bend: float = 0.3
     link_placement: float = 0.12  # of one placement from the smooth curve
     # gradient_load
-    job_gradients: float = 0.2
-    job_link_side: float = 0.175  # gradients of this job take longer inside or between nodes than those of others
-    job_link_slope: float = 0.21
-    job_link_bend: float = 0.2
-    from_time: float = 1.0  # slope on the time of a step that does not grow with the batch
-    from_time_sd: float = 0.05
-    from_sync: float = 0.1  # slope on the synchronisation of a single GPU with itself
-    from_sync_sd: float = 0.05
-    from_bytes: float = 1.0
-    from_bytes_sd: float = 0.1
+    job_link: float = 0.2  # departure of one job from the others: in all, inside or between nodes, per doubling, smooth bend
+    told_sd: float = 0.05  # of the slopes on what is told of a job's gradients: with 5 or 10 jobs a cluster hardly tells them
+    from_sync: float = 0.1  # slope on the synchronisation of a single GPU with itself; the others are 1
+    launch_bound_gb_per_s: float = 2.0  # gradients that pass faster are half a matter of bytes and half of launches and waiting
     fixed_share_floor: float = 0.1  # the part that does not grow is at least this share of the shortest step
     # overlap
     overlap_log_gamma: float = 1.0
@@ -53,7 +43,7 @@ class Priors:
     # noise of one row
     noise_step: float = 0.06
     noise_single: float = 0.03
-    noise_compute: float = 0.056
+    noise_compute: float = 0.06
     noise_rehearsed: float = 0.06
     noise_tail: float = 4.0  # degrees of freedom of Student's t
     job_tail: float = 1.0  # the same of differences between jobs
@@ -61,11 +51,11 @@ class Priors:
     residual_smooth: float = 0.10
     residual_placement: float = 0.05
     residual_noise: float = 0.04
-    residual_length: float = 8.0  # doublings of nodes or GPUs
+    residual_length: float = 4.0  # doublings of nodes or GPUs
     residual_batch_length: float = 2.0  # doublings of the batch
     # intervals
     interval_quantile: float = 1.645  # 90 % of a normal distribution
-    interval_equation: float = 0.7  # times the variance of the coefficients
+    interval_equation: float = 0.6  # times the variance of the coefficients
     interval_unlinked: float = 2.3  # the same for a job that was measured on single GPUs only
-    interval_residual: float = 0.25  # times that of the residual process
-    interval_noise: float = 0.04
+    interval_residual: float = 0.35  # times that of the residual process
+    interval_noise: float = 0.045

@@ -110,18 +110,18 @@ def contention(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
     columns = [
         _column("compute", "several GPUs", places.is_multi, priors.shared_contention),
         _column("compute", "GPUs of a node", places.log_max, priors.shared_contention),
-        _column("compute", "nodes", places.log_nodes, priors.contention_nodes),
-        _column("compute", "several GPUs, batch", places.is_multi * batch, priors.contention_batch),
-        _column("compute", "GPUs of a node, batch", places.log_max * batch, priors.contention_batch),
+        _column("compute", "nodes", places.log_nodes, priors.contention),
+        _column("compute", "several GPUs, batch", places.is_multi * batch, priors.contention),
+        _column("compute", "GPUs of a node, batch", places.log_max * batch, priors.contention),
     ]
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
         columns += [
-            _column("compute", f"{job.name} several GPUs", is_job * places.is_multi, priors.job_contention_start, heavy=True),
-            _column("compute", f"{job.name} GPUs of a node", is_job * places.log_max, priors.job_contention, heavy=True),
-            _column("compute", f"{job.name} nodes", is_job * places.log_nodes, priors.contention_nodes, heavy=True),
-            _column("compute", f"{job.name} several, batch", is_job * places.is_multi * batch, priors.job_contention_batch, heavy=True),
-            _column("compute", f"{job.name} node, batch", is_job * places.log_max * batch, priors.job_contention_batch, heavy=True),
+            _column("compute", f"{job.name} several GPUs", is_job * places.is_multi, priors.contention, heavy=True),
+            _column("compute", f"{job.name} GPUs of a node", is_job * places.log_max, priors.contention, heavy=True),
+            _column("compute", f"{job.name} nodes", is_job * places.log_nodes, priors.contention, heavy=True),
+            _column("compute", f"{job.name} several, batch", is_job * places.is_multi * batch, priors.contention, heavy=True),
+            _column("compute", f"{job.name} node, batch", is_job * places.log_max * batch, priors.contention, heavy=True),
         ]
     return columns
 
@@ -153,33 +153,34 @@ def link_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
 def gradient_load(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
     """How much each job asks of the links: from its gradient bytes, else from what one GPU tells of them, and how it departs.
 
-    A step's fixed part (launches, optimiser) and the synchronisation of one GPU with itself grow with the parameters.
+    Slow links take the time that the bytes need. Fast ones take the time that launching and waiting need, which a step's fixed part
+    (launches, optimiser) and the synchronisation of one GPU with itself tell of; these also stand for bytes that are unknown.
     """
     places = rows.places
-    inside, across = places.is_inside, places.is_across
+    inside, across, jobs = places.is_inside, places.is_across, frame.jobs
+    by_bytes = inside * frame.bytes_shares[0] + across * frame.bytes_shares[1]
+    by_time = places.is_multi - by_bytes
 
     def told(values: Sequence[float]) -> Array:
-        return np.array([values[int(number)] if number >= 0 else 0.0 for number in rows.job]) * places.is_multi
+        return np.array([values[int(number)] if number >= 0 else 0.0 for number in rows.job])
 
-    if all(job.log_gradient_bytes is not None for job in frame.jobs):
-        loads = [job.log_gradient_bytes or 0.0 for job in frame.jobs]
-        columns = [_column("link", "gradient bytes", told(loads), priors.from_bytes_sd, mean=priors.from_bytes)]
-    else:
-        columns = [
-            _column("link", "fixed time", told([job.fixed_time for job in frame.jobs]), priors.from_time_sd, mean=priors.from_time),
-            _column("link", "own synchronisation", told([job.own_sync for job in frame.jobs]), priors.from_sync_sd, mean=priors.from_sync),
-        ]
+    loads = [job.fixed_time if job.log_gradient_bytes is None else job.log_gradient_bytes for job in jobs]
+    columns = [
+        _column("link", "gradient bytes", told(loads) * by_bytes, priors.told_sd, mean=1.0),
+        _column("link", "fixed time", told([job.fixed_time for job in jobs]) * by_time, priors.told_sd, mean=1.0),
+        _column("link", "own synchronisation", told([job.own_sync for job in jobs]) * by_time, priors.told_sd, mean=priors.from_sync),
+    ]
     bends = smooth_basis(_where(places), frame.job_link_centres(), 1.5)
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
         columns += [
-            _column("link", f"{job.name} gradients", is_job * places.is_multi, priors.job_gradients, heavy=True),
-            _column("link", f"{job.name} side", is_job * (across - inside), priors.job_link_side / 2, heavy=True),
-            _column("link", f"{job.name} inside, GPUs", is_job * inside * (places.log_mean - 1), priors.job_link_slope, heavy=True),
-            _column("link", f"{job.name} nodes", is_job * across * (places.log_nodes - 1), priors.job_link_slope, heavy=True),
-            _column("link", f"{job.name} GPUs of a node", is_job * across * places.log_mean, priors.job_link_slope, heavy=True),
-            _column("link", f"{job.name} two nodes", is_job * places.is_pair, priors.job_link_slope, heavy=True),
-            _block("link", f"{job.name} bend", is_job * places.is_multi, bends, priors.job_link_bend),
+            _column("link", f"{job.name} gradients", is_job * places.is_multi, priors.job_link, heavy=True),
+            _column("link", f"{job.name} side", is_job * (across - inside), priors.job_link / 2, heavy=True),
+            _column("link", f"{job.name} inside, GPUs", is_job * inside * (places.log_mean - 1), priors.job_link, heavy=True),
+            _column("link", f"{job.name} nodes", is_job * across * (places.log_nodes - 1), priors.job_link, heavy=True),
+            _column("link", f"{job.name} GPUs of a node", is_job * across * places.log_mean, priors.job_link, heavy=True),
+            _column("link", f"{job.name} two nodes", is_job * places.is_pair, priors.job_link, heavy=True),
+            _block("link", f"{job.name} bend", is_job * places.is_multi, bends, priors.job_link),
         ]
     return columns
 

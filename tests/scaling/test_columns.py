@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpualloc.scaling import ScalingModel, StepQuery, StepRow
+from gpualloc.scaling.published_parameters import published_gradient_bytes
 
 PLACES = ((1, 1, "1"), (1, 2, "2"), (1, 4, "4"), (2, 4, "22"), (2, 8, "44"))
 MEGABYTES = {"small": 20.0, "middle": 60.0, "large": 200.0}
@@ -19,10 +20,10 @@ GAMMA = float(np.exp(1.0))
 
 def step(job: str, num_nodes: int, num_gpus: int, batch: int, size: float, precision: str) -> float:
     """The equation with an overlap in the middle of its prior."""
-    compute = 0.02 * (batch / 8) ** 0.7 * size ** (SIZE_SLOPE / np.log(2)) * np.exp(FP16_SHIFT * (precision == "fp16"))
+    compute = 0.2 * (batch / 8) ** 0.7 * size ** (SIZE_SLOPE / np.log(2)) * np.exp(FP16_SHIFT * (precision == "fp16"))
     if num_gpus == 1:
         return float(compute)
-    link = 0.0003 * MEGABYTES[job] ** BYTES_SLOPE * (1 + 0.3 * np.log2(num_gpus)) * (2 if num_nodes > 1 else 1)
+    link = 0.01 * MEGABYTES[job] ** BYTES_SLOPE * (1 + 0.3 * np.log2(num_gpus)) * (2 if num_nodes > 1 else 1)
     return float((compute**GAMMA + link**GAMMA) ** (1 / GAMMA))
 
 
@@ -96,7 +97,7 @@ def test_a_row_at_another_size_tells_of_it() -> None:
 
 
 def test_gradient_bytes_tell_how_a_job_scales_that_ran_on_one_gpu_only() -> None:
-    """The job's links are the others' by the ratio of the bytes; without them its times on one GPU mislead."""
+    """Links so slow that bytes rule: the others' times by the ratio of the bytes; without them its times on one GPU mislead."""
 
     def error(*, has_bytes: bool) -> float:
         rows = [row for job in ("small", "middle") for row in made_rows(job, has_bytes=has_bytes)]
@@ -106,3 +107,8 @@ def test_gradient_bytes_tell_how_a_job_scales_that_ran_on_one_gpu_only() -> None
         return float(np.median([abs((f.step_time_s or 0) / row.step_time_s - 1) for f, row in zip(forecasts, held_out, strict=True)]))
 
     assert error(has_bytes=True) < 0.1 < error(has_bytes=False)
+
+
+def test_published_models_are_known_by_name_and_others_are_not() -> None:
+    assert published_gradient_bytes("BERT") == 4 * 110e6
+    assert published_gradient_bytes("bert of ours") is None
