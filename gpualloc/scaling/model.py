@@ -166,7 +166,7 @@ class ScalingModel:
         is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
         variance = is_new * (share * priors.link_placement) ** 2
         for name in {query.model for query in queries}:
-            mine = [i for i, query in enumerate(queries) if query.model == name]
+            mine = np.array([i for i, query in enumerate(queries) if query.model == name])
             used = slopes[mine].any(0)  # the columns of other jobs are 0
             mine_slopes = slopes[np.ix_(mine, used)]
             of_equation = ((mine_slopes @ fitted.fit.covariance[np.ix_(used, used)]) * mine_slopes).sum(1)
