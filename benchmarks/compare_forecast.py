@@ -4,7 +4,7 @@
 
 DIR holds one CSV file per cluster with the columns of docs/forecast.md. A cell is a job on a cluster. Of the cell, a model is given
 the rows of a split; gpualloc also gets the cluster's other jobs, all of them (leave one model out). With `elsewhere`, it is given all
-other clusters and no row of the cell (leave one cluster out), or its single-GPU rows.
+other clusters and no row of the cell (leave one cluster out).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.forecast_peers import linear_scaling, pollux, universal_scalability
 from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
 from gpualloc.scaling.csv_rows import read_rows
+from gpualloc.scaling.priors import Priors
 
 SPLITS: dict[str, Callable[[StepRow], bool]] = {
     "S1": lambda row: row.num_gpus == 1,
@@ -53,30 +54,33 @@ def run_cell(rows: Sequence[StepRow], cluster: str, model: str, name: str, seed:
     """One result per model for a cell and split."""
     cell = [row for row in rows if row.cluster == cluster and row.model == model]
     given, held_out = split(cell, name, seed)
-    others = [row for row in rows if row.cluster == cluster and row.model != model]
     found = [{"method": method, **_score(np.asarray(fit(given)(held_out)), held_out)} for method, fit in PEERS.items()]
     for result, fit in zip(found, PEERS.values(), strict=True):
         result["decision"] = _decision(fit(given), cell)
+    found.append({"method": OURS, **run_ours(rows, cluster, model, name, seed)})
+    return [{"cluster": cluster, "model": model, "split": name, **result} for result in found]
+
+
+def run_ours(rows: Sequence[StepRow], cluster: str, model: str, name: str, seed: int, priors: Priors | None = None) -> dict[str, Any]:
+    """gpualloc's figures for a cell and split."""
+    cell = [row for row in rows if row.cluster == cluster and row.model == model]
+    given, held_out = split(cell, name, seed)
+    others = [row for row in rows if row.cluster == cluster and row.model != model]
     begin = time.process_time()
-    fitted = ScalingModel.fit([*others, *given])
+    fitted = ScalingModel.fit([*others, *given], priors=priors)
     fit_s = time.process_time() - begin
     forecasts = fitted.predict(held_out)
     ours = _score_forecasts(forecasts, held_out)
     decision = _decision(lambda queries: np.array([f.step_time_s or np.nan for f in fitted.predict(queries)]), cell)
-    found.append({"method": OURS, **ours, "decision": decision, "fit_cpu_s": fit_s, "predict_cpu_s": time.process_time() - begin - fit_s})
-    return [{"cluster": cluster, "model": model, "split": name, **result} for result in found]
+    return {**ours, "decision": decision, "fit_cpu_s": fit_s, "predict_cpu_s": time.process_time() - begin - fit_s}
 
 
 def run_elsewhere(rows: Sequence[StepRow], cluster: str, model: str) -> list[dict[str, Any]]:
-    """The cell from the other clusters: without a row of it, and with its single-GPU rows."""
-    cell = [row for row in rows if row.cluster == cluster and row.model == model]
+    """The cell without a row of it, from the other clusters. With rows of it, other clusters leave the forecast alone."""
     rest = [row for row in rows if not (row.cluster == cluster and row.model == model)]
-    found = []
-    for name, given in (("none, elsewhere", []), ("S1, elsewhere", [row for row in cell if row.num_gpus == 1])):
-        held_out = [row for row in cell if row.num_gpus > 1]
-        result = _score_forecasts(ScalingModel.fit([*rest, *given]).predict(held_out), held_out)
-        found.append({"cluster": cluster, "model": model, "split": name, "method": OURS, "decision": None, **result})
-    return found
+    held_out = [row for row in rows if row.cluster == cluster and row.model == model and row.num_gpus > 1]
+    result = _score_forecasts(ScalingModel.fit(rest).predict(held_out), held_out)
+    return [{"cluster": cluster, "model": model, "split": "none, elsewhere", "method": OURS, "decision": None, **result}]
 
 
 def _score_forecasts(forecasts: Sequence[Forecast], held_out: Sequence[StepRow]) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of CSV files, one per cluster")
     parser.add_argument("--splits", default="S1,S2,S3,S4,elsewhere")
-    parser.add_argument("--seed", type=int, default=0, help="of the random 10 %% of S4")
+    parser.add_argument("--seeds", type=int, default=3, help="how many random 10 %% of S4")
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     chosen = parser.parse_args()
     rows = [row for path in sorted(chosen.data.glob("*.csv")) for row in read_rows(path)]
@@ -147,7 +151,10 @@ def main() -> None:
     for name in chosen.splits.split(","):
         for cluster, model in cells:
             print(f"{name} {cluster} {model}", file=sys.stderr)
-            results += run_elsewhere(rows, cluster, model) if name == "elsewhere" else run_cell(rows, cluster, model, name, chosen.seed)
+            if name == "elsewhere":
+                results += run_elsewhere(rows, cluster, model)
+            for seed in range(0 if name == "elsewhere" else chosen.seeds if name == "S4" else 1):
+                results += run_cell(rows, cluster, model, name, seed)
     table = summarise(results)
     print_table(table)
     if chosen.out:

@@ -162,16 +162,17 @@ class ScalingModel:
         fitted, priors = self.clusters[cluster], self.priors
         design, rows = make_design(queries, fitted.fit.frame, priors)
         step, slopes, _, share = design.forward(fitted.fit.coefficients, fitted.fit.level)
-        used = slopes.any(0)  # the columns of other jobs are 0
-        slopes = slopes[:, used]
-        variance = priors.interval_equation * ((slopes @ fitted.fit.covariance[np.ix_(used, used)]) * slopes).sum(1)
         known = set(fitted.fit.frame.placements)
         is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
-        variance += is_new * (share * priors.link_placement) ** 2
+        variance = is_new * (share * priors.link_placement) ** 2
         for name in {query.model for query in queries}:
-            mine = [i for i, query in enumerate(queries) if query.model == name]
-            if not fitted.residuals[name].keys:  # how far jobs differ has heavy tails, which the covariance does not
-                variance[mine] *= priors.interval_unlinked / priors.interval_equation
+            mine = np.array([i for i, query in enumerate(queries) if query.model == name])
+            used = slopes[mine].any(0)  # the columns of other jobs are 0
+            mine_slopes = slopes[np.ix_(mine, used)]
+            of_equation = ((mine_slopes @ fitted.fit.covariance[np.ix_(used, used)]) * mine_slopes).sum(1)
+            # How far jobs differ has heavy tails, which the covariance does not.
+            is_linked = bool(fitted.residuals[name].keys)
+            variance[mine] += (priors.interval_equation if is_linked else priors.interval_unlinked) * of_equation
             correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
             step[mine] += correction
             variance[mine] += priors.interval_residual * extra

@@ -1,6 +1,6 @@
 """What is believed of a cluster before it is measured: standard deviations of natural logarithms, unless said otherwise.
 
-Chosen on two of the three clusters of `benchmarks/compare_forecast.py` and checked on the third, in turn (docs/forecast.md).
+Plain values on the flat of the optimum over three measured clusters; `benchmarks/choose_forecast_priors.py` leaves one out in turn.
 Differences between jobs have heavy tails: most jobs of a cluster behave alike, and a few do not at all.
 """
 

@@ -33,7 +33,9 @@ class Residuals:
         if not len(self.keys):
             return np.zeros(len(queries)), prior
         cross = _covariance(points, keys, self.points, self.keys, priors) * is_multi[:, None]
-        return cross @ (self.inverse @ self.values), np.maximum(prior - ((cross @ self.inverse) * cross).sum(1), 0.0)
+        single = cross.astype(np.float32)  # enough for a variance, and twice as fast
+        explained = ((single @ self.inverse.astype(np.float32)) * single).sum(1)
+        return cross @ (self.inverse @ self.values), np.maximum(prior - explained, 0.0)
 
 
 def fit_residuals(queries: Sequence[StepQuery], residuals: Array, noise: Array, priors: Priors) -> Residuals:
@@ -63,5 +65,6 @@ def _points(queries: Sequence[StepQuery], priors: Priors) -> tuple[Array, tuple[
 def _covariance(a: Array, keys_a: Sequence[str], b: Array, keys_b: Sequence[str], priors: Priors) -> Array:
     """Exponential in the distance, plus what the rows of one placement share."""
     distance = np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0.0))
-    is_same = np.array(keys_a)[:, None] == np.array(keys_b)[None]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys_b))}
+    is_same = np.array([numbers.get(key, -1) for key in keys_a])[:, None] == np.array([numbers[key] for key in keys_b])[None]
     return np.asarray(priors.residual_smooth**2 * np.exp(-distance) + priors.residual_placement**2 * is_same)
