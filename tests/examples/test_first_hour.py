@@ -24,8 +24,8 @@ def test_the_first_hour_runs_as_it_is_written(tmp_path: Path) -> None:
         shutil.copy(ROOT / "examples" / name, tmp_path)
     environment = {**os.environ, "GPUALLOC_STORE": str(tmp_path / "results.sqlite"), "GPUALLOC_STATE": str(tmp_path / "state.sqlite")}
     environment["PYTHONPATH"] = str(ROOT)
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "first_hour.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    commands = [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "docs" / "first_hour.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    commands = [shlex.split(line)[1:] for language, block in blocks if not language for line in block.splitlines()]
     assert [command[0] for command in commands] == ["study", "study", "plan", "run", "status", "logs", "report"]
     printed = {}
     for command in commands:
