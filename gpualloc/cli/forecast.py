@@ -23,8 +23,9 @@ Like = Annotated[
     list[str] | None,
     typer.Option(
         "--like",
-        metavar="NEW=KNOWN:COMPUTE:LINK",
-        help="A cluster that was not measured: as KNOWN with GPUs COMPUTE and links LINK times as fast, such as l4=t4:1.9:1.",
+        metavar="NEW=KNOWN[:COMPUTE:LINK]",
+        help="A cluster that was not measured: as KNOWN with GPUs COMPUTE and links LINK times as fast, such as l4=t4:1.9:1. Without them "
+        "GPUs as their published memory bandwidths, where both names begin with that of a GPU.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -157,11 +158,17 @@ def _load(path: Path, likes: Sequence[str] | None) -> ScalingModel:
     model = ScalingModel.load(path)
     for like in likes or []:
         name, _, rest = like.partition("=")
+        if rest in model.clusters:
+            model = model.like(name, known=rest)
+            continue
         known, *ratios = rest.rsplit(":", 2)
         try:
             compute_ratio, link_ratio = map(float, ratios)
         except ValueError:
-            raise UsageError(f"--like {like!r} is not NEW=KNOWN:COMPUTE:LINK, such as l4=t4:1.9:1") from None
+            raise UsageError(
+                f"--like {like!r} is not NEW=KNOWN or NEW=KNOWN:COMPUTE:LINK, such as l4=t4:1.9:1, with KNOWN one of "
+                f"{', '.join(model.clusters)}"
+            ) from None
         model = model.like(name, known=known, compute_ratio=compute_ratio, link_ratio=link_ratio)
     return model
 
