@@ -78,15 +78,24 @@ def first_failure(agent_log: str) -> RankEnd | None:
     return RankEnd(rank=int(rank[1]), exit_code=int(code[1])) if found and rank and code else None
 
 
+def said_timeout(path: Path) -> bool:
+    """Whether a rank's log ends with a collective that was waited for too long: gloo's words or those of NCCL's watchdog."""
+    return re.search(r"timed out|timeout", "\n".join(_last_lines(path)), re.IGNORECASE) is not None
+
+
 def last_line(path: Path) -> str:
     """The last line of a log that says something, shortened."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = _last_lines(path)
     # A rank's last words at the end of a script are often torch's warnings, and its traceback's last line comes before them.
-    said = [line.strip() for line in lines if line.strip()]
+    said = [re.sub(r"^\[rank\d+\]:\s*", "", line.strip()) for line in lines if line.strip()]  # torch's prefix, once it has a group
     error = next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)), None)
     return (error or (said[-1] if said else ""))[:300]
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))  # NCCL's watchdog has 50 lines of C++ frames after its message
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []

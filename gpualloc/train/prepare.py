@@ -41,7 +41,7 @@ def prepare(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every_s: float = 600.0,
     seed: int = 0,
-    timeout_s: float = 600.0,
+    timeout_s: float = 60.0,
     **loader_options: Any,
 ) -> Training:
     """The training of `model` on `dataset`, as `gpualloc run` planned it; with the arguments' values where nobody planned.
@@ -64,7 +64,8 @@ def prepare(
         checkpoint: a file; None: none is written.
         checkpoint_every_s: how often, by rank 0's clock; at the end and on SIGTERM in any case.
         seed: of the order of samples.
-        timeout_s: after which a collective that some rank does not join fails.
+        timeout_s: after which a collective that some rank does not join fails: longer than any rank alone is busy between two steps,
+            such as rank 0 with an evaluation. Saving a checkpoint has ten minutes of its own.
         loader_options: for the DataLoader: num_workers, collate_fn, ...
 
     Raises:
@@ -108,7 +109,6 @@ def prepare(
         from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # a second of imports that others need not wait for
 
         scaler = ShardedGradScaler(device.type, enabled=scaler.is_enabled())
-    timeout = datetime.timedelta(seconds=timeout_s)
     training = Training(
         plain_model=model,
         wrapped=wrapped,
@@ -124,7 +124,7 @@ def prepare(
         samples_per_step=samples_per_step,
         num_steps=num_steps or (num_epochs or 0) * (num_samples // samples_per_step),
         max_grad_norm=max_grad_norm,
-        agreement=Agreement(save_every_s=checkpoint_every_s if settings.checkpoint and place.rank == 0 else None, timeout=timeout),
+        agreement=Agreement(save_every_s=checkpoint_every_s if settings.checkpoint and place.rank == 0 else None, timeout_s=timeout_s),
     )
     training.resume()
     return training
