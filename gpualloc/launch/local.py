@@ -127,7 +127,7 @@ def _describe_code(code: int) -> str:
 
 
 def _command(job: Job, attempt: int) -> list[str]:
-    return node_command(job, rendezvous_id=f"{job.name}-{attempt}", numa=local_devices.can_bind_to_numa_nodes(job))
+    return node_command(job, attempt=attempt, numa=local_devices.can_bind_to_numa_nodes(job))
 
 
 def _environment(job: Job, folder: Path, attempt: int, visible: list[str]) -> dict[str, str]:

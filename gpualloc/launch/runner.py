@@ -120,9 +120,9 @@ class Runner:
     def _queue(self, job: Job, store: JobStore) -> None:
         assignment = asdict(job.assignment) if job.assignment is not None else {"workload": job.name}
         job_id = store.add(name=job.name, engine=self.engine.name, folder=self.jobs_folder, assignment=assignment)
-        folder = self.jobs_folder / f"{job_id}-{''.join(char if char.isalnum() or char in '-_.' else '_' for char in job.name)}"
+        folder = self.jobs_folder / f"{job_id}-{job.file_name}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(mode=0o700, parents=True)  # what a job prints is for its owner
         except OSError as error:
             store.finish(job_id, "failed", f"no folder: {error}")
             raise GpuallocError(f"cannot make {folder} for logs: {error.strerror}; free some space or set --jobs-folder") from error

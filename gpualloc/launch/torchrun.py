@@ -26,16 +26,14 @@ def guarded(command: Sequence[str], python: str = sys.executable) -> list[str]:
     return [python, "-I", "-S", guard.__file__, "--", *command]
 
 
-def node_command(
-    job: Job, *, rendezvous_id: str, meeting: Meeting | None = None, python: str = sys.executable, numa: bool = False
-) -> list[str]:
+def node_command(job: Job, *, attempt: int, meeting: Meeting | None = None, python: str = sys.executable, numa: bool = False) -> list[str]:
     """What one node runs: torchrun, or for a bare job its command.
 
     Restarts are the launcher's, which counts them and knows why: torchrun makes none itself. A node alone meets itself on a port that
     is free; several are told who is first, since one need not know itself by the address that others have for it.
 
     Args:
-        rendezvous_id: another one for every attempt.
+        attempt: of the job; each meets under another name, of which torchrun also makes a folder.
         meeting: of a job over several nodes.
         python: the interpreter on the nodes.
         numa: bind each rank to the cores and memory near its GPU.
@@ -43,7 +41,16 @@ def node_command(
     if job.is_bare:
         return [python, "-m", "gpualloc", *job.command[1:]] if job.command[0] == "gpualloc" else [*job.command]
     if meeting is None:
-        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "--rdzv-id", rendezvous_id]
+        where = [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+            "--local-addr",
+            "127.0.0.1",
+            "--rdzv-id",
+            f"{job.file_name}-{attempt}",
+        ]
     else:
         where = ["--node-rank", meeting.node_rank, "--master-addr", meeting.head, "--master-port", meeting.port]
     return [
