@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpualloc.errors import GpuallocError, StoreError
 from gpualloc.launch import observed
-from gpualloc.launch.engine import Attempt, Ended, Engine, attempt_folder
+from gpualloc.launch.engine import Attempt, Ended, Engine, EngineLostError, attempt_folder
 from gpualloc.launch.job import Job
 from gpualloc.launch.jobs import JobStatus, JobStore
 from gpualloc.launch.leases import DEFAULT_TTL_S, DeviceBusyError, Lease, LeaseLostError, LeaseStore
@@ -95,7 +95,7 @@ class Runner:
                     time.sleep(_POLL_S)
             except BaseException as error:
                 why = str(error) if isinstance(error, GpuallocError) else f"the launcher was interrupted ({error or type(error).__name__})"
-                self._end_all(leases, store, why)
+                self._end_all(leases, store, why, started="lost" if isinstance(error, EngineLostError) else "stopped")
                 raise
         return self.running
 
@@ -244,8 +244,12 @@ class Runner:
                         store.add_fault(running.job_id, attempt=running.num_attempts, rank=None, message=str(error))
                         self._finish(running, "failed", str(error), store)
 
-    def _end_all(self, leases: LeaseStore, store: JobStore, why: str) -> None:
-        """SIGTERM, a pause, SIGKILL. What cannot be recorded any more is ended all the same."""
+    def _end_all(self, leases: LeaseStore, store: JobStore, why: str, *, started: JobStatus) -> None:
+        """SIGTERM, a pause, SIGKILL. What cannot be recorded any more is ended all the same.
+
+        Args:
+            started: what becomes of jobs that had started: of an engine that is lost, nobody knows whether they run on.
+        """
         alive = [running for running in self.running if running.attempt is not None]
         for running in alive:
             assert running.attempt is not None
@@ -261,7 +265,7 @@ class Runner:
         for running in self.running:
             if running.status in ("queued", "running"):
                 try:
-                    self._finish(running, "stopped", why, store)
+                    self._finish(running, started if running.status == "running" else "stopped", why, store)
                 except StoreError as error:
                     self.say(f"{running.job.name}: ended, which cannot be recorded: {error}")
         for group in self._groups:
