@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gpualloc import strategies
 from gpualloc.bench import precision as precisions
-from gpualloc.errors import UsageError
+from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.records import BenchCase
 from gpualloc.strategies.wrapped import UnderAutocast, Wrapped
 from gpualloc.train.agreement import Agreement
@@ -70,7 +70,7 @@ def prepare(
 
     Raises:
         UsageError: settings that cannot be meant, or a data set smaller than a step.
-        GpuallocError: the checkpoint cannot be read.
+        GpuallocError: the checkpoint cannot be read, or DDP finds that the ranks have different models.
     """
     place = read_place()
     settings = read_settings(
@@ -174,7 +174,14 @@ def _wrap(model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), src=0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    wrapped = strategies.wrap(_case(settings, device, world_size), model, device)
+    try:
+        wrapped = strategies.wrap(_case(settings, device, world_size), model, device)
+    except RuntimeError as error:
+        if "same model" not in str(error) and "appears not to match" not in str(error):  # DDP's words
+            raise
+        raise GpuallocError(
+            f"the ranks have different models: {str(error).splitlines()[0]}; make the same layers on every rank, whatever its number or data"
+        ) from error
     if is_sharded:  # has replaced the parameters
         replaced = dict(model.named_parameters())
         for group in optimizer.param_groups:
