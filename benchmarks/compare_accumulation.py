@@ -126,7 +126,7 @@ def real_averages(world_size: int, seeds: list[int]) -> Averages:
     """What the hooks give in gloo ranks."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_real_rank, (world_size, seeds, folder), nprocs=world_size)
-        averages: Averages = torch.load(f"{folder}/averages.pt")
+        averages: Averages = torch.load(f"{folder}/averages.pt", weights_only=True)
         return averages
 
 

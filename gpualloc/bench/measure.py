@@ -112,7 +112,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             yield
         checkpoint.seek(0)
-        trained, *states = torch.load(checkpoint, map_location="cpu")
+        trained, *states = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(trained, strict=False)
         for part, state in zip(parts, states, strict=True):
             part.load_state_dict(state)

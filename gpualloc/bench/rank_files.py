@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpualloc.records import BenchCase
+from gpualloc.whole_files import write_whole
 
 MESSAGE_MAX_CHARS = 300
 DEFAULT_CI_TARGET = 0.05  # half of the 95 % confidence interval, as a fraction of the step time, at which repeats end
@@ -106,6 +106,4 @@ def _failure_file(folder: Path, rank: int) -> Path:
 
 
 def _write(path: Path, fields: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(fields))
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(fields))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gpualloc.errors import GpuallocError, UsageError
+from gpualloc.whole_files import write_whole
 
 if TYPE_CHECKING:
     from gpualloc.report import ReportInputs
@@ -169,12 +170,9 @@ def _write(page: bytes, output: Path, inputs: ReportInputs, *, as_json: bool) ->
         sys.stdout.flush()
         sys.stdout.buffer.write(page)
         return
-    unfinished = output.with_name(f".{output.name}.unfinished")
     try:
-        unfinished.write_bytes(page)
-        unfinished.replace(output)
+        write_whole(output, page)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise GpuallocError(f"{output} cannot be written: {error.strerror}; choose another file with -o") from error
     names = [run.name for study in inputs.studies for run in study.runs]
     num_rows = sum(len(run.measurements) for study in inputs.studies for run in study.runs)

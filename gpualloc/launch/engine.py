@@ -16,6 +16,10 @@ from gpualloc.launch.job import Job
 STOPPED_LIMIT_S = float(os.environ.get("GPUALLOC_STOPPED_LIMIT_S", "60"))
 
 
+# torchrun kills ranks 30 s after it has told them to end, however long they were given to save a checkpoint: the engine's limit holds.
+_SHUTDOWN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}  # read by torch >= 2.11
+
+
 class EngineLostError(GpuallocError):
     """The engine does not answer any more, or is not there."""
 
@@ -96,7 +100,7 @@ def agent_log(folder: Path, attempt: int) -> Path:
 
 def job_environment(job: Job, folder: Path) -> dict[str, str]:
     """The variables of a job that are the same on every engine and in every attempt."""
-    return {**job.environment, **job.settings, "GPUALLOC_JOB_FOLDER": str(folder.absolute())}
+    return {**_SHUTDOWN, **job.environment, **job.settings, "GPUALLOC_JOB_FOLDER": str(folder.absolute())}
 
 
 def shell_lines(environment: Mapping[str, str], command: Sequence[str]) -> str:

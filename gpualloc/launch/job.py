@@ -37,6 +37,11 @@ class Job:
         return self.gpu_type.lower() == "cpu"
 
     @property
+    def file_name(self) -> str:
+        """The name without what could lead to another folder or end a line of a script."""
+        return "".join(char if char.isalnum() or char in "-_." else "_" for char in self.name)
+
+    @property
     def world_size(self) -> int:
         """Number of ranks."""
         return self.num_nodes * self.ranks_per_node

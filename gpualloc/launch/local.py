@@ -13,7 +13,8 @@ from gpualloc.launch import local_devices
 from gpualloc.launch.engine import STOPPED_LIMIT_S, Ended, agent_log, attempt_folder, job_environment, python_path, shell_lines
 from gpualloc.launch.job import Job
 from gpualloc.launch.process_tree import ProcessTree
-from gpualloc.launch.torchrun import first_failure, guarded, last_line, node_command
+from gpualloc.launch.rank_places import describe_missing
+from gpualloc.launch.torchrun import first_failure, guarded, last_line, node_command, said_timeout
 
 
 class LocalEngine:
@@ -106,8 +107,12 @@ def describe_failure(log: Path, code: int) -> Ended:
     if first is None:
         said = last_line(log)
         return Ended(is_ok=False, message=f"{_describe_code(code)}{f': {said}' if said else ''}")
-    said = last_line(log.parent / f"rank{first.rank}.log") if first.exit_code >= 0 or -first.exit_code == signal.SIGABRT else ""
-    return Ended(is_ok=False, rank=first.rank, message=f"rank {first.rank} {_describe_code(first.exit_code)}{f': {said}' if said else ''}")
+    rank_log = log.parent / f"rank{first.rank}.log"
+    spoke = first.exit_code >= 0 or -first.exit_code == signal.SIGABRT
+    said = last_line(rank_log) if spoke else ""
+    missing = describe_missing(log.parent) if spoke and said_timeout(rank_log) else ""
+    words = ": ".join(filter(None, (f"rank {first.rank} {_describe_code(first.exit_code)}", said)))
+    return Ended(is_ok=False, rank=first.rank, message="; ".join(filter(None, (words, missing))))
 
 
 def _describe_code(code: int) -> str:
@@ -122,7 +127,7 @@ def _describe_code(code: int) -> str:
 
 
 def _command(job: Job, attempt: int) -> list[str]:
-    return node_command(job, rendezvous_id=f"{job.name}-{attempt}", numa=local_devices.can_bind_to_numa_nodes(job))
+    return node_command(job, attempt=attempt, numa=local_devices.can_bind_to_numa_nodes(job))
 
 
 def _environment(job: Job, folder: Path, attempt: int, visible: list[str]) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gpualloc.records import Environment
+from gpualloc.whole_files import write_whole
 
 _PROGRESS = "progress.json"
 _ENVIRONMENT = "environment.json"
@@ -77,8 +77,5 @@ def read_environment(folder: Path) -> Environment | None:
 
 
 def _write(path: Path, fields: dict[str, Any]) -> None:
-    """Atomically: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)  # in a container nobody has made it
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(json.dumps(fields))
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(fields))

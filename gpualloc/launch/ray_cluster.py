@@ -65,7 +65,7 @@ class RayEngine:
 
     def render(self, job: Job, folder: Path) -> str:
         bundles, strategy = self.bundles(job)
-        command = node_command(job, rendezvous_id=f"{job.name}-1", meeting=_MEETING if job.num_nodes > 1 else None)
+        command = node_command(job, attempt=1, meeting=_MEETING if job.num_nodes > 1 else None)
         text = shell_lines(_environment(job, folder, 1), guarded(command))
         return f"placement group: bundles={bundles}, strategy={strategy!r}\nin each bundle, an actor that runs:\n{text}"
 
@@ -184,7 +184,7 @@ class RayAttempt:
         starts = []
         for node, actor in enumerate(self._actors):
             meeting = Meeting(node_rank=str(node), head=head, port=str(port)) if self._job.num_nodes > 1 else None
-            command = node_command(self._job, rendezvous_id=f"{self._job.name}-{self._attempt}", meeting=meeting)
+            command = node_command(self._job, attempt=self._attempt, meeting=meeting)
             starts.append(actor.start.remote(command, environment, str(self._log(node))))
         self._ray.get(starts)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpualloc.errors import GpuallocError, StoreError
 from gpualloc.launch import observed
-from gpualloc.launch.engine import Attempt, Ended, Engine, attempt_folder
+from gpualloc.launch.engine import Attempt, Ended, Engine, EngineLostError, attempt_folder
 from gpualloc.launch.job import Job
 from gpualloc.launch.jobs import JobStatus, JobStore
 from gpualloc.launch.leases import DEFAULT_TTL_S, DeviceBusyError, Lease, LeaseLostError, LeaseStore
@@ -95,7 +95,7 @@ class Runner:
                     time.sleep(_POLL_S)
             except BaseException as error:
                 why = str(error) if isinstance(error, GpuallocError) else f"the launcher was interrupted ({error or type(error).__name__})"
-                self._end_all(leases, store, why)
+                self._end_all(leases, store, why, started="lost" if isinstance(error, EngineLostError) else "stopped")
                 raise
         return self.running
 
@@ -120,9 +120,9 @@ class Runner:
     def _queue(self, job: Job, store: JobStore) -> None:
         assignment = asdict(job.assignment) if job.assignment is not None else {"workload": job.name}
         job_id = store.add(name=job.name, engine=self.engine.name, folder=self.jobs_folder, assignment=assignment)
-        folder = self.jobs_folder / f"{job_id}-{''.join(char if char.isalnum() or char in '-_.' else '_' for char in job.name)}"
+        folder = self.jobs_folder / f"{job_id}-{job.file_name}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(mode=0o700, parents=True)  # what a job prints is for its owner
         except OSError as error:
             store.finish(job_id, "failed", f"no folder: {error}")
             raise GpuallocError(f"cannot make {folder} for logs: {error.strerror}; free some space or set --jobs-folder") from error
@@ -244,8 +244,12 @@ class Runner:
                         store.add_fault(running.job_id, attempt=running.num_attempts, rank=None, message=str(error))
                         self._finish(running, "failed", str(error), store)
 
-    def _end_all(self, leases: LeaseStore, store: JobStore, why: str) -> None:
-        """SIGTERM, a pause, SIGKILL. What cannot be recorded any more is ended all the same."""
+    def _end_all(self, leases: LeaseStore, store: JobStore, why: str, *, started: JobStatus) -> None:
+        """SIGTERM, a pause, SIGKILL. What cannot be recorded any more is ended all the same.
+
+        Args:
+            started: what becomes of jobs that had started: of an engine that is lost, nobody knows whether they run on.
+        """
         alive = [running for running in self.running if running.attempt is not None]
         for running in alive:
             assert running.attempt is not None
@@ -261,7 +265,7 @@ class Runner:
         for running in self.running:
             if running.status in ("queued", "running"):
                 try:
-                    self._finish(running, "stopped", why, store)
+                    self._finish(running, started if running.status == "running" else "stopped", why, store)
                 except StoreError as error:
                     self.say(f"{running.job.name}: ended, which cannot be recorded: {error}")
         for group in self._groups:

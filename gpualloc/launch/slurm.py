@@ -78,7 +78,7 @@ class SlurmEngine:
     def _script(self, job: Job, folder: Path, attempt: int) -> str:
         log = agent_log(folder, attempt).absolute()
         directives = {
-            "job-name": job.name,
+            "job-name": job.file_name,
             "nodes": str(job.num_nodes),
             "ntasks-per-node": "1",
             **({"cpus-per-task": str(job.devices_per_node)} if job.is_cpu else {"gpus-per-node": str(job.devices_per_node)}),
@@ -94,7 +94,7 @@ class SlurmEngine:
         if not job.is_bare:
             environment["GPUALLOC_LOG_FOLDER"] = str(log.parent)
         meeting = Meeting(**{name: f"${variable}" for name, variable in _MEETING.items()}) if job.num_nodes > 1 else None
-        command = node_command(job, rendezvous_id=f"{job.name}-{attempt}", meeting=meeting, python=self._python)
+        command = node_command(job, attempt=attempt, meeting=meeting, python=self._python)
         return _SCRIPT.format(
             directives="\n".join(f"#SBATCH --{name}{f'={shlex.quote(value)}' if value else ''}" for name, value in directives.items()),
             exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),

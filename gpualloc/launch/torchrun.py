@@ -26,16 +26,14 @@ def guarded(command: Sequence[str], python: str = sys.executable) -> list[str]:
     return [python, "-I", "-S", guard.__file__, "--", *command]
 
 
-def node_command(
-    job: Job, *, rendezvous_id: str, meeting: Meeting | None = None, python: str = sys.executable, numa: bool = False
-) -> list[str]:
+def node_command(job: Job, *, attempt: int, meeting: Meeting | None = None, python: str = sys.executable, numa: bool = False) -> list[str]:
     """What one node runs: torchrun, or for a bare job its command.
 
     Restarts are the launcher's, which counts them and knows why: torchrun makes none itself. A node alone meets itself on a port that
     is free; several are told who is first, since one need not know itself by the address that others have for it.
 
     Args:
-        rendezvous_id: another one for every attempt.
+        attempt: of the job; each meets under another name, of which torchrun also makes a folder.
         meeting: of a job over several nodes.
         python: the interpreter on the nodes.
         numa: bind each rank to the cores and memory near its GPU.
@@ -43,7 +41,16 @@ def node_command(
     if job.is_bare:
         return [python, "-m", "gpualloc", *job.command[1:]] if job.command[0] == "gpualloc" else [*job.command]
     if meeting is None:
-        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "--rdzv-id", rendezvous_id]
+        where = [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+            "--local-addr",
+            "127.0.0.1",
+            "--rdzv-id",
+            f"{job.file_name}-{attempt}",
+        ]
     else:
         where = ["--node-rank", meeting.node_rank, "--master-addr", meeting.head, "--master-port", meeting.port]
     return [
@@ -78,15 +85,24 @@ def first_failure(agent_log: str) -> RankEnd | None:
     return RankEnd(rank=int(rank[1]), exit_code=int(code[1])) if found and rank and code else None
 
 
+def said_timeout(path: Path) -> bool:
+    """Whether a rank's log ends with a collective that was waited for too long: gloo's words or those of NCCL's watchdog."""
+    return re.search(r"timed out|timeout", "\n".join(_last_lines(path)), re.IGNORECASE) is not None
+
+
 def last_line(path: Path) -> str:
     """The last line of a log that says something, shortened."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = _last_lines(path)
     # A rank's last words at the end of a script are often torch's warnings, and its traceback's last line comes before them.
-    said = [line.strip() for line in lines if line.strip()]
+    said = [re.sub(r"^\[rank\d+\]:\s*", "", line.strip()) for line in lines if line.strip()]  # torch's prefix, once it has a group
     error = next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)), None)
     return (error or (said[-1] if said else ""))[:300]
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))  # NCCL's watchdog has 50 lines of C++ frames after its message
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []

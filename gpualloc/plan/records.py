@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpualloc.errors import UsageError
+from gpualloc.whole_files import write_whole
 
 PLAN_SCHEMA_VERSION = 1
 
@@ -204,6 +205,4 @@ def write_plan(plan: Plan, file: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(plan_to_json(plan), indent=1, allow_nan=False) + "\n")
-    temporary.replace(file)
+    write_whole(file, json.dumps(plan_to_json(plan), indent=1, allow_nan=False) + "\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gpualloc.errors import StoreError
 from gpualloc.records import BenchCase, Environment
+from gpualloc.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -58,10 +58,8 @@ def write_experiment(path: Path, experiment: Experiment) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
-        unfinished.write_text(json.dumps(experiment_to_json(experiment), indent=1, allow_nan=False) + "\n")
-        os.replace(unfinished, path)
+        write_whole(path, json.dumps(experiment_to_json(experiment), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}; choose another file with --output") from error
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gpualloc.errors import UsageError
 from gpualloc.store.paths import default_store_path
+from gpualloc.whole_files import write_whole
 
 _SHIPPED = Path(__file__).with_name("links")
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -146,6 +147,4 @@ def write_link(link: LinkModel, file: Path) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(link.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=120)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(file)
+    write_whole(file, text)

@@ -18,7 +18,7 @@ from typing import Any
 
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.report.inputs import ReportInputs
-from gpualloc.report.render import encode, render
+from gpualloc.report.render import content_policy, encode, render
 
 HOST = "127.0.0.1"
 _TOKEN_BYTES = 24
@@ -31,8 +31,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # The page's own policy stands in its head; this one adds what cannot be said there.
-    "Content-Security-Policy": "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    # That of the page's head, for every answer, and what cannot be said there.
+    "Content-Security-Policy": f"{content_policy(is_live=True)}; frame-ancestors 'none'",
 }
 
 

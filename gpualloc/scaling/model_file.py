@@ -19,6 +19,7 @@ from gpualloc.scaling.placement import Array
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import StepRow
 from gpualloc.scaling.residuals import Residuals, restore_residuals
+from gpualloc.whole_files import write_whole
 
 SCHEMA = "gpualloc scaling model"
 SCHEMA_VERSION = 1
@@ -39,10 +40,8 @@ def write_model(model: ScalingModel, path: Path) -> None:
         "rows": [[getattr(row, name) for name in _ROW_FIELDS] for row in model.rows],
         "clusters": {name: _cluster_json(cluster) for name, cluster in model.clusters.items()},
     }
-    partial = path.with_name(path.name + ".part")
     try:
-        partial.write_text(json.dumps(data, allow_nan=False) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(data, allow_nan=False) + "\n")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}; name a file in a folder that exists") from error
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 _ASK_EVERY_S = 0.1  # a question took 0.5 ms, on two cores that others used too (2026-11-26, 2 gloo ranks)
 _MAX_STRIDE = 1000  # steps
+_SAVING_TIMEOUT_S = 600.0  # while rank 0 writes a checkpoint, the others wait for it
 
 
 class Agreement:
@@ -24,10 +25,13 @@ class Agreement:
 
     Args:
         save_every_s: how often a checkpoint is wanted; None: never.
+        timeout_s: how long an answer is waited for.
     """
 
-    def __init__(self, *, save_every_s: float | None, timeout: datetime.timedelta) -> None:
-        self.group = dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None
+    def __init__(self, *, save_every_s: float | None, timeout_s: float) -> None:
+        self._timeout = datetime.timedelta(seconds=timeout_s)
+        saving = datetime.timedelta(seconds=max(timeout_s, _SAVING_TIMEOUT_S))
+        self.group = dist.new_group(backend="gloo", timeout=saving) if dist.is_initialized() else None
         self.is_stop_asked = False
         self._save_every_s, self._saved_s = save_every_s, time.monotonic()
         self._ballot = torch.zeros(2, dtype=torch.int32)
@@ -46,7 +50,7 @@ class Agreement:
         agreed = _GO_ON
         asked_steps = self._stride
         if self._work is not None:
-            self._work.wait()
+            self._work.wait(self._timeout)
             agreed, self._stride = int(self._ballot[0]), -int(self._ballot[1])
         now_s = time.monotonic()
         step_time_s = (now_s - self._asked_s) / asked_steps
@@ -64,7 +68,7 @@ class Agreement:
     def settle(self) -> None:
         """Waits for what is on its way."""
         if self._work is not None:
-            self._work.wait()
+            self._work.wait(self._timeout)
             self._work = None
             self.is_stop_asked |= int(self._ballot[0]) == _STOP
 

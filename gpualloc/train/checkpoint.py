@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from gpualloc.errors import GpuallocError
+from gpualloc.whole_files import replacing
 
 CHECKPOINT_VERSION = 1
 
@@ -65,7 +65,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         version = state["version"]
     except Exception as error:  # a damaged file raises whatever unzipping and unpickling raise
         raise GpuallocError(f"the checkpoint {path} cannot be read: {error!r}; move it aside to start anew") from error
-    if version > CHECKPOINT_VERSION:
+    if not isinstance(version, int) or version > CHECKPOINT_VERSION:
         raise GpuallocError(
             f"the checkpoint {path} has version {version}, this gpualloc reads up to {CHECKPOINT_VERSION}; upgrade gpualloc"
         )
@@ -99,16 +99,12 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
 
 def _write(path: Path, state: dict[str, Any]) -> str | None:
     """Why it failed, or None."""
-    unfinished = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
+        with replacing(path) as file:
             torch.save({"version": CHECKPOINT_VERSION, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         return str(error).splitlines()[0]
     return None

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gpualloc import strategies
 from gpualloc.bench import precision as precisions
-from gpualloc.errors import UsageError
+from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.records import BenchCase
 from gpualloc.strategies.wrapped import UnderAutocast, Wrapped
 from gpualloc.train.agreement import Agreement
@@ -41,7 +41,7 @@ def prepare(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every_s: float = 600.0,
     seed: int = 0,
-    timeout_s: float = 600.0,
+    timeout_s: float = 60.0,
     **loader_options: Any,
 ) -> Training:
     """The training of `model` on `dataset`, as `gpualloc run` planned it; with the arguments' values where nobody planned.
@@ -64,12 +64,13 @@ def prepare(
         checkpoint: a file; None: none is written.
         checkpoint_every_s: how often, by rank 0's clock; at the end and on SIGTERM in any case.
         seed: of the order of samples.
-        timeout_s: after which a collective that some rank does not join fails.
+        timeout_s: after which a collective that some rank does not join fails: longer than any rank alone is busy between two steps,
+            such as rank 0 with an evaluation. Saving a checkpoint has ten minutes of its own.
         loader_options: for the DataLoader: num_workers, collate_fn, ...
 
     Raises:
         UsageError: settings that cannot be meant, or a data set smaller than a step.
-        GpuallocError: the checkpoint cannot be read.
+        GpuallocError: the checkpoint cannot be read, or DDP finds that the ranks have different models.
     """
     place = read_place()
     settings = read_settings(
@@ -108,7 +109,6 @@ def prepare(
         from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # a second of imports that others need not wait for
 
         scaler = ShardedGradScaler(device.type, enabled=scaler.is_enabled())
-    timeout = datetime.timedelta(seconds=timeout_s)
     training = Training(
         plain_model=model,
         wrapped=wrapped,
@@ -124,7 +124,7 @@ def prepare(
         samples_per_step=samples_per_step,
         num_steps=num_steps or (num_epochs or 0) * (num_samples // samples_per_step),
         max_grad_norm=max_grad_norm,
-        agreement=Agreement(save_every_s=checkpoint_every_s if settings.checkpoint and place.rank == 0 else None, timeout=timeout),
+        agreement=Agreement(save_every_s=checkpoint_every_s if settings.checkpoint and place.rank == 0 else None, timeout_s=timeout_s),
     )
     training.resume()
     return training
@@ -174,7 +174,14 @@ def _wrap(model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), src=0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    wrapped = strategies.wrap(_case(settings, device, world_size), model, device)
+    try:
+        wrapped = strategies.wrap(_case(settings, device, world_size), model, device)
+    except RuntimeError as error:
+        if "same model" not in str(error) and "appears not to match" not in str(error):  # DDP's words
+            raise
+        raise GpuallocError(
+            f"the ranks have different models: {str(error).splitlines()[0]}; make the same layers on every rank, whatever its number or data"
+        ) from error
     if is_sharded:  # has replaced the parameters
         replaced = dict(model.named_parameters())
         for group in optimizer.param_groups:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from gpualloc.bench import precision as precisions
 from gpualloc.errors import GpuallocError
 from gpualloc.launch.progress import Progress, write_environment, write_progress
+from gpualloc.launch.rank_places import RankPlace
 from gpualloc.strategies.wrapped import Wrapped
 from gpualloc.train import checkpoint
 from gpualloc.train.agreement import Agreement
@@ -57,6 +58,7 @@ class Training:
     _window_started_s: float | None = None
     _window_steps: int = 0
     _step_times_s: list[float] = field(default_factory=list)
+    _place: RankPlace = field(default_factory=RankPlace)
 
     @property
     def model(self) -> nn.Module:
@@ -79,6 +81,7 @@ class Training:
         while self.steps_done < self.num_steps:
             self.sampler.go_to(self.epoch, self._position)
             for batch in self.loader:
+                self._place.take_batch()
                 passes_before = (self.steps_done, self._num_passes)
                 is_last_pass = self._num_passes == self.settings.grad_accum_steps - 1
                 no_sync = self.wrapped.no_sync if self.wrapped.no_sync is not None and not is_last_pass else nullcontext
@@ -92,6 +95,7 @@ class Training:
                         break
             else:
                 self.epoch, self._position = self.epoch + 1, 0
+        self._place.take_batch()  # there is none, and nobody is waited for from here on but to save
         self.agreement.settle()
         self.save()
         self._report(is_done=True)
@@ -100,6 +104,7 @@ class Training:
 
     def step(self, loss: Tensor) -> None:
         """Backward, and the optimizer's step once enough passes are accumulated."""
+        self._place.begin_step()
         self.scaler.scale(loss.mean() / self.settings.grad_accum_steps).backward()  # type: ignore[no-untyped-call]
         self._loss = loss.detach()
         self._num_passes += 1

@@ -34,7 +34,7 @@ def test_ranks_whose_link_is_cut_end_within_the_timeout(tmp_path: Path) -> None:
                 meeting = Meeting(node_rank=str(node), head="10.77.0.1", port="29400")
                 environment = {**lab.environment(os.environ), **job_environment(job, folder), "TRAIN_TIMEOUT_S": str(TIMEOUT_S)}
                 environment |= {"GPUALLOC_LOG_FOLDER": str(log.parent), "PYTHONPATH": str(plans.ROOT), "OMP_NUM_THREADS": "1"}
-                words = lab.command(node, guarded(node_command(job, rendezvous_id="cut", meeting=meeting)))
+                words = lab.command(node, guarded(node_command(job, attempt=1, meeting=meeting)))
                 with log.open("wb") as output:
                     processes.append(subprocess.Popen(words, env=environment, stdout=output, stderr=output))
             rank_log = tmp_path / "node1/attempt1/rank1.log"

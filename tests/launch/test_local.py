@@ -89,6 +89,40 @@ def test_a_rank_that_stands_still_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert all_processes(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("hang", "did"),
+    [
+        ("loop", "took batch 4 and did not come to step() with it"),
+        pytest.param("lock", "took no batch after its batch 3", marks=pytest.mark.soak),
+    ],
+)
+def test_a_rank_that_hangs_is_named_by_those_that_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: str, did: str) -> None:
+    monkeypatch.setenv("TRAIN_HANG", hang)
+    monkeypatch.setenv("TRAIN_TIMEOUT_S", "3")
+    command = ("python", str(plans.ROOT / "tests/launch/scripts/train.py"), "1000")
+    path = plans.write(tmp_path, plans.assignment("hanging", command=command, cores=(0, 1)))
+    done = plans.run(tmp_path, "run", path)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("hanging: failed")]
+    assert line.startswith("hanging: failed: rank 0 exited with code 1: RuntimeError: ")
+    assert "imed out" in line
+    assert line.endswith(f"; it waited for rank 1, which {did}")
+    assert all_processes(tmp_path) == []
+    assert is_free(tmp_path)
+
+
+@pytest.mark.soak
+def test_a_checkpoint_may_take_as_long_as_the_grace_time(tmp_path: Path) -> None:
+    """torchrun itself would kill the ranks after 30 s."""
+    path = plans.write(tmp_path, plans.assignment("saving", command=(FAULT, "save-for", "33")))
+    process = plans.start(tmp_path, "run", path, "--grace-s", "60")
+    wait_for(lambda: says(log_of(tmp_path, "1-saving"), "sleeping"))
+    process.terminate()
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 143, stderr
+    assert says(log_of(tmp_path, "1-saving"), "saved")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_jobs_that_do_not_want_to(tmp_path: Path, number: signal.Signals, code: int) -> None:
     path = plans.write(tmp_path, plans.assignment("deaf", command=(FAULT, "deaf"), cores=(0, 1)))

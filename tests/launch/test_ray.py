@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ SCRIPTS = plans.ROOT / "tests/launch/scripts"
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def cluster() -> Iterator[Any]:
     """Three raylets: a head without resources, and two nodes with two cores and two GPUs that are only counted."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -24,9 +26,14 @@ def address() -> Iterator[str]:
     cluster.add_node(num_cpus=0, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
     for _ in range(2):
         cluster.add_node(num_cpus=2, num_gpus=2, object_store_memory=80 * 2**20)
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture
+def address(cluster: Any) -> str:
+    return str(cluster.address)
 
 
 @pytest.mark.ray
@@ -55,6 +62,28 @@ def test_more_than_the_cluster_has_is_refused(address: str, tmp_path: Path) -> N
     done = plans.run(tmp_path, "run", path, "--engine", "ray", "-o", f"address={address}")
     assert done.returncode == 2
     assert "gpualloc: error: workload 'text' wants 5 GPU and the Ray cluster has 4; plan again" in done.stderr
+
+
+@pytest.mark.ray
+def test_a_node_that_goes_in_the_middle_of_a_job_ends_it(cluster: Any, address: str, tmp_path: Path) -> None:
+    """The last one on this cluster, which has a node less afterwards."""
+    path = plans.write(tmp_path, plans.assignment("text", command=(str(SCRIPTS / "fault.py"), "sleep"), gpu_type="H100"))
+    process = plans.start(tmp_path, "run", path, "--engine", "ray", "-o", f"address={address}")
+    log = tmp_path / "jobs/1-text/attempt1/rank0.log"
+    try:
+        deadline_s = time.monotonic() + 60
+        while not (log.exists() and "sleeping" in log.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        for node in sorted(cluster.worker_nodes, key=str):
+            cluster.remove_node(node, allow_graceful=False)
+        _, stderr = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "text: failed: a node of the Ray cluster is gone: " in stderr
+    assert "Traceback" not in stderr
 
 
 def test_what_ray_would_run_is_printed_without_ray(tmp_path: Path) -> None:

@@ -120,6 +120,29 @@ def test_a_slurm_that_does_not_answer_ends_the_command(tmp_path: Path, monkeypat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slurm
+def test_a_slurm_whose_controller_is_gone_in_the_middle_of_a_job_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder, slurm_cluster(Path(folder)) as own:
+        conf = Path(own["SLURM_CONF"])
+        impatient = conf.with_name("impatient.conf")  # of the commands; the daemons have read theirs
+        impatient.write_text(conf.read_text() + "MessageTimeout=2\n")
+        monkeypatch.setenv("SLURM_CONF", str(impatient))
+        planned = plans.assignment("text", command=(str(SCRIPTS / "fault.py"), "sleep"), gpu_type="H100")
+        process = plans.start(tmp_path, "run", plans.write(tmp_path, planned), *SLURM, "-o", "lost-after=1")
+        try:
+            wait_for(lambda: says(tmp_path / "jobs/1-text/attempt1/rank0.log", "sleeping"), process)
+            subprocess.run(["scontrol", "shutdown", "slurmctld"], check=True)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 1
+        assert "gpualloc: error: scontrol --oneliner failed: " in stderr
+        assert "see what Slurm says with: sinfo" in stderr
+        assert "Traceback" not in stderr
+        (job,) = json.loads(plans.run(tmp_path, "status", "--json").stdout)
+        assert (job["status"], job["reason"].startswith("scontrol --oneliner failed")) == ("lost", True)
+
+
 def test_the_script_is_printed_where_there_is_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     devices = tuple(PlannedDevice(node=node, index=index) for node in ("a", "b") for index in range(4))

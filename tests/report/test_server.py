@@ -68,7 +68,12 @@ def test_the_page_and_its_headers(server: ReportServer) -> None:
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
-    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    policy = headers["Content-Security-Policy"]
+    in_page = policy.removesuffix("; frame-ancestors 'none'").replace("'", "&#39;")
+    assert f'content="{in_page}"' in body
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert policy.endswith("; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    assert "unsafe" not in policy
     assert headers["Server"].strip() == "gpualloc"
     assert get(server, root(server), method="HEAD")[2] == ""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import gpualloc.train
+from gpualloc.errors import GpuallocError
 from gpualloc.train import agreement
 
 NUM_SAMPLES = 64
@@ -29,6 +30,19 @@ class Numbered(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         return self.inputs[index], self.inputs[index].sum(0, keepdim=True), index
+
+
+def prepare_different_models(rank: int, world_size: int) -> str:
+    """The message on this rank."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(1 + rank)))
+    try:
+        gpualloc.train.prepare(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), Numbered(), per_device_batch_size=4, num_epochs=1, timeout_s=20
+        )
+    except GpuallocError as error:
+        return str(error)
+    return ""
 
 
 def train(

@@ -16,7 +16,7 @@ from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.train.sampler import ResumableSampler
 from gpualloc.train.settings import read_place
 from tests.ranks import run_ranks
-from tests.train.scenarios import NUM_SAMPLES, train
+from tests.train.scenarios import NUM_SAMPLES, prepare_different_models, train
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +173,12 @@ def test_a_checkpoint_that_cannot_be_written_or_read_is_told(tmp_path: Path) -> 
     (tmp_path / "job.pt").write_bytes(b"PK\x03\x04 half of a file")
     with pytest.raises(GpuallocError, match=r"job.pt cannot be read: .*; move it aside to start anew"):
         prepare(checkpoint=tmp_path / "job.pt")
+
+
+def test_different_models_on_the_ranks_are_told() -> None:
+    for message in run_ranks(prepare_different_models, 2):
+        assert message.startswith("the ranks have different models: ")
+        assert message.endswith("; make the same layers on every rank, whatever its number or data")
 
 
 def test_a_batch_without_a_step_is_told() -> None:

@@ -22,6 +22,14 @@ if os.environ["RANK"] == rank and (attempt == "attempt1" or what.endswith("-alwa
         os.kill(os.getpid(), signal.SIGSTOP)
 if what == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if what == "save-for":
+
+    def save(*_: object) -> None:
+        time.sleep(float(rank))
+        print("saved", flush=True)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, save)
 if what in ("sleep", "deaf") or attempt == "attempt1":
     print("sleeping", flush=True)
     time.sleep(120)
