@@ -37,7 +37,7 @@ def _forecast() -> None:
 
     \b
     Examples:
-      gpualloc forecast fit --store --out model.json
+      gpualloc forecast fit --store --out measured.json
       gpualloc forecast fit --csv rows.csv --out model.json
       gpualloc forecast predict --model model.json --csv queries.csv
       gpualloc forecast next --model model.json --csv queries.csv
@@ -66,7 +66,7 @@ def fit(
     Examples:
       gpualloc forecast fit --csv rows.csv --out model.json
       gpualloc forecast fit --csv here.csv --csv there.csv --out model.json
-      gpualloc forecast fit --store --out model.json
+      gpualloc forecast fit --store --out measured.json
     """
     from gpualloc.scaling import ScalingModel
     from gpualloc.scaling.csv_rows import read_rows

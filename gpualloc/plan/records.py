@@ -50,6 +50,8 @@ class PlannedNode:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCluster:
+    """The cluster that was planned for."""
+
     __pydantic_config__ = _CLOSED
 
     name: str
@@ -70,6 +72,8 @@ class PlannedRate:
 
 @dataclass(frozen=True, kw_only=True)
 class Money:
+    """An amount; amounts of two currencies are never added."""
+
     __pydantic_config__ = _CLOSED
 
     value: float
