@@ -24,7 +24,7 @@ def test_two_days_of_arrivals_with_failures(name: str) -> None:
     run = simulate(policy_named(name), trace, assumed_job_types(), cluster, OPTIONS)
     assert [job.job_id for job in run.jobs] == [job.job_id for job in trace]  # every job ends, once
     assert all(job.submit_s <= job.start_s < job.end_s for job in run.jobs)
-    assert len(run.failures) > 48  # 16 to 20 nodes for two days and more
+    assert len(run.failures) >= len(cluster.nodes)  # one a day of each node is expected
     assert sum(job.num_restarts for job in run.jobs) > 0
     changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
     seconds = 0.0
