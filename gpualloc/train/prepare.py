@@ -179,9 +179,7 @@ def _wrap(model: nn.Module, optimizer: torch.optim.Optimizer, settings: Settings
     except RuntimeError as error:
         if "same model" not in str(error) and "appears not to match" not in str(error):  # DDP's words
             raise
-        raise GpuallocError(
-            f"the ranks have different models: {str(error).splitlines()[0]}; make the same layers on every rank, whatever its number or data"
-        ) from error
+        raise GpuallocError(f"the ranks have different models: {str(error).splitlines()[0]}; make the same layers on every rank") from error
     if is_sharded:  # has replaced the parameters
         replaced = dict(model.named_parameters())
         for group in optimizer.param_groups:
