@@ -64,7 +64,7 @@ class Costs:
     flops: Mapping[str, float]  # number format, such as "bf16" or "tf32" -> floating-point operations of a step
     moved_bytes: float  # every operator's inputs and outputs once, as if nothing stayed in a cache
     memory_share: float | None  # of the roofline time of a step: in operators whose bytes take longer than their operations
-    roofline_s: float | None  # what a step would take if every operator were as fast as the roofline lets it be
+    roofline_s: float | None = None  # what a step would take if every operator were as fast as the roofline lets it be
 
     @property
     def total_flops(self) -> float:

@@ -23,7 +23,7 @@ from gpualloc.scaling.residuals import Residuals, restore_residuals
 from gpualloc.whole_files import write_whole
 
 SCHEMA = "gpualloc scaling model"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: coefficients of other terms; its rows are fitted again
 _ROW_FIELDS = tuple(field.name for field in fields(StepRow))
 
 
@@ -69,6 +69,8 @@ def read_model(path: Path) -> ScalingModel:
         )
     try:
         rows = [StepRow(**dict(zip(data["row_fields"], values, strict=True))) for values in data["rows"]]
+        if version < SCHEMA_VERSION:
+            return ScalingModel.fit(rows)
         priors = Priors(**data["priors"])
         clusters = {name: _cluster(cluster, priors) for name, cluster in data["clusters"].items()}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:

@@ -89,3 +89,9 @@ def test_what_contributors_are_told_to_edit_is_there() -> None:
     ):
         assert name in text
         assert (ROOT / "gpualloc" / name).is_file()
+
+
+def test_importing_warns_of_nothing() -> None:
+    program = "import gpualloc, gpualloc.cli.app; gpualloc.register_comm_hook"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
