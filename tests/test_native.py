@@ -53,10 +53,10 @@ def test_missing(build_info: Any) -> None:
 
 
 def test_built_for_another_torch(build_info: Any) -> None:
-    build_info(torch="2.9.1+cpu")
+    build_info(torch="2.0.0+cpu")
     build = _native.describe()
     assert not build.available
-    assert f"built for torch 2.9.1+cpu, found torch {torch.__version__}" in str(build.reason)
+    assert f"built for torch 2.0.0+cpu, found torch {torch.__version__}" in str(build.reason)
     assert "pip install --force-reinstall" in str(build.reason)
     assert _native.describe(load=False).available  # only what the build says of itself
 

@@ -43,7 +43,8 @@ def average_bucket(
     if wire_dtype is None or not is_narrowed(bucket):
 
         def look(done: Future[list[Tensor]]) -> Tensor:
-            averaged: Tensor = done.value()[0]
+            # The buffer itself: of a complex one (torch 2.9 hands it over so) the future's value is a view as pairs of floats.
+            averaged: Tensor = done.value()[0] if buffer.is_sparse else buffer
             if note is not None:
                 note(averaged.coalesce().values() if averaged.is_sparse else averaged)
             return averaged
