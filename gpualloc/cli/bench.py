@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpualloc.bench.precision import PRECISIONS
+from gpualloc.cli.progress import Parts, show_parts
 from gpualloc.cli.settings_file import source_of
 from gpualloc.errors import GpuallocError, StoreError, UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
@@ -238,7 +239,7 @@ def _prepare(
     from gpualloc.bench.grid_run import GridRun
 
     estimates_s: dict[str, float] = {}
-    if settings.max_minutes is not None:
+    if settings.max_minutes is not None or sys.stderr.isatty():  # there it tells the time left before a case has ended
         from gpualloc.bench.dry_run import estimate_cases, read_history
 
         estimates = estimate_cases(cells, environment, read_history(results))
@@ -284,8 +285,8 @@ def _run(grid_run: GridRun, how_to_see: str) -> list[Measurement]:
     from gpualloc.bench.interruption import Interrupted, interruptible
 
     try:
-        with interruptible(), _progress(len(grid_run.schedule)) as progress:
-            measurements = grid_run.run(progress)
+        with interruptible(), show_parts(_weights(grid_run), are_seconds=bool(grid_run.estimates_s)) as parts:
+            measurements = grid_run.run(case_teller(parts))
     except BaseException as error:
         with suppress(StoreError):  # the error at hand says more
             grid_run.store.finish_run(grid_run.run_id, "interrupted")
@@ -297,30 +298,30 @@ def _run(grid_run: GridRun, how_to_see: str) -> list[Measurement]:
     return measurements
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere one line per finished run of a case."""
-    if not sys.stderr.isatty():
-        yield lambda number, case, measurement: _say(_line(number, total, measurement)) if measurement else None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from gpualloc.cli.tables import printable
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=2) as bar:
-        task = bar.add_task("", total=total)
-
-        def update(number: int, case: BenchCase, measurement: Measurement | None) -> None:
-            bar.update(task, completed=number + (measurement is not None), description=printable(case.label()))
-
-        yield update
+def _weights(grid_run: GridRun) -> list[float]:
+    """Expected seconds of each run, or 1; what is left out or done already takes no time."""
+    cells = [grid_run.cells[index] for index in grid_run.schedule]
+    return [
+        0.0 if cell.skip_reason or cell.case.key() in grid_run.finished else grid_run.estimates_s.get(cell.case.key(), 1.0)
+        for cell in cells
+    ]
 
 
-def _line(number: int, total: int, measurement: Measurement) -> str:
+def case_teller(parts: Parts) -> Progress:
+    """Tells `parts` what a `GridRun` says of its cases."""
+
+    def tell(number: int, case: BenchCase, measurement: Measurement | None) -> None:
+        if measurement is None:
+            parts.begin(case.label())
+        else:
+            parts.end(_line(measurement))
+
+    return tell
+
+
+def _line(measurement: Measurement) -> str:
     figures = f"{measurement.step_time_s * 1e3:.2f} ms a step" if measurement.step_time_s else f"{measurement.status}: {measurement.reason}"
-    return f"[{number + 1}/{total}] {measurement.case.label()}: {figures}"
+    return f"{measurement.case.label()}: {figures}"
 
 
 def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: int, *, as_json: bool, as_csv: bool) -> None:

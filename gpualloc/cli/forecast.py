@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpualloc.cli.progress import show_working
 from gpualloc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def fit(
     if store or store_path is not None:
         rows += _rows_of_store(store_path)
     _warn_of_placements(rows)
-    model = ScalingModel.fit(rows)
+    with show_working(f"fitting {len(rows):,} rows"):
+        model = ScalingModel.fit(rows)
     model.save(out)
     summary = _summary(model, out)
     if as_json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gpualloc.cli.progress import show_working
 from gpualloc.errors import GpuallocError, InfeasibleError, UsageError
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def plan(
         return _watch(workloads, cluster, store_path, options, before, out, interval_s=interval_s, as_json=as_json)
     file, nodes = read_workloads(workloads), _read_cluster(cluster)
     knowledge, now_utc = _read_knowledge(store_path), datetime.now(timezone.utc)
-    found = make_plan(file, nodes, knowledge, options, now_utc=now_utc, current=before)
+    with show_working(f"planning {len(file.workloads)} workloads"):
+        found = make_plan(file, nodes, knowledge, options, now_utc=now_utc, current=before)
     if isinstance(found, Impossible):
         raise _refusal(found, file, nodes, knowledge, options, now_utc, before, as_json=as_json)
     if out is not None:
@@ -162,7 +164,8 @@ def _refusal(
     from gpualloc.cli.tables import output_console, print_json
     from gpualloc.plan.smallest_change import smallest_change
 
-    remedy = smallest_change(file, cluster, knowledge, options, now_utc=now_utc, current=current)
+    with show_working("looking for the smallest change that makes a plan possible"):
+        remedy = smallest_change(file, cluster, knowledge, options, now_utc=now_utc, current=current)
     if as_json:
         print_json(impossible_json(found, remedy))
     else:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpualloc.cli.progress import show_parts
 from gpualloc.errors import UsageError
 
 if TYPE_CHECKING:
     from gpualloc.quality.options import PlannedRun
     from gpualloc.quality.records import Experiment, TrainingRun
     from gpualloc.quality.verdict import GroupVerdict
-    from gpualloc.records import Environment
+    from gpualloc.records import BenchCase, Environment
 
 
 def _what(help: str, metavar: str | None = "LIST") -> Any:
@@ -109,12 +110,17 @@ def _run(planned: Sequence[PlannedRun], environment: Environment, *, output: Pat
 
     finished = _finished_runs(output, environment)
     first = planned[0].cell.case
+    made = {(run.case.key(), run.learning_rate) for run in finished}
+    is_left = [not run.cell.skip_reason and (run.cell.case.key(), run.learning_rate) not in made for run in planned]
+    steps = [float(run.cell.case.num_steps) if left else 0.0 for run, left in zip(planned, is_left, strict=True)]
     _say(f"{len(planned)} trainings on {environment.device_name}, {first.world_size} {'gloo' if first.device == 'cpu' else 'nccl'} ranks")
     so_far: list[TrainingRun] = []
 
     def note(number: int, run: TrainingRun) -> None:
         so_far.append(run)
-        _say(f"[{number + 1}/{len(planned)}] {_line(run)}")
+        parts.end(_line(run))
+        if number + 1 < len(planned) and is_left[number + 1]:
+            parts.begin(_name(planned[number + 1].cell.case))
         if output is not None:
             done = {(one.case.key(), one.learning_rate) for one in so_far}
             others = (one for one in finished if (one.case.key(), one.learning_rate) not in done)  # of another command, or its turn to come
@@ -123,7 +129,9 @@ def _run(planned: Sequence[PlannedRun], environment: Environment, *, output: Pat
     if output is not None:
         write_experiment(output, Experiment(environment=environment, runs=tuple(finished)))  # refuses before the first training
     try:
-        with interruptible():
+        with interruptible(), show_parts(steps) as parts:
+            if is_left[0]:
+                parts.begin(_name(first))
             return run_trainings(planned, finished=finished, progress=note, **settings)
     except Interrupted as error:
         kept = "without --output nothing is kept" if output is None else f"{output} has what finished; run again to go on"
@@ -226,8 +234,12 @@ def _line(run: TrainingRun) -> str:
     if run.status == "ok":
         last = run.curve[-1]
         level = f"accuracy {last.test_accuracy:.1%}" if last.test_accuracy is not None else f"loss {last.test_loss:.3f}"
-        return f"{run.case.label()} seed {run.case.seed}: {level}, {run.train_time_s:.1f} s"
-    return f"{run.case.label()} seed {run.case.seed}: {run.status}: {run.reason}"
+        return f"{_name(run.case)}: {level}, {run.train_time_s:.1f} s"
+    return f"{_name(run.case)}: {run.status}: {run.reason}"
+
+
+def _name(case: BenchCase) -> str:
+    return f"{case.label()} seed {case.seed}"
 
 
 def _names(option: str, text: str | None) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gpualloc.cli.progress import show_parts
 from gpualloc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def rehearse(
     what = parse_script(script)
     done: list[RehearsedSize] = []
     try:
-        with interruptible():
-            for number, size in enumerate(sizes):
-                _say(f"[{number + 1}/{len(sizes)}] {what.command} as one of {size} GPUs")
+        with interruptible(), show_parts([1.0] * len(sizes)) as parts:
+            for size in sizes:
+                parts.begin(f"{what.command} as one of {size} GPUs")
                 done.append(
                     rehearse_script(
                         what,
@@ -87,6 +88,7 @@ def rehearse(
                         show_log=lambda text: print(text, file=sys.stderr),
                     )
                 )
+                parts.end(f"{what.command} as one of {size} GPUs: {_came_out(done[-1])}")
     except Interrupted as interruption:
         _say(f"interrupted ({interruption}); what was rehearsed before follows")
         if done:
@@ -95,6 +97,10 @@ def rehearse(
     _print(done, cluster, what.command, scaling, as_json=as_json)
     if any(size.steps is None for size in done):
         raise typer.Exit(1)
+
+
+def _came_out(size: RehearsedSize) -> str:
+    return f"failed: {size.failure}" if size.steps is None else f"{size.steps.step_time_s * 1e3:.2f} ms a step"
 
 
 def _print(sizes: Sequence[RehearsedSize], cluster: Cluster, command: str, scaling: Scaling, *, as_json: bool) -> None:

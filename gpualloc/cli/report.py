@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gpualloc.cli.progress import show_working
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.whole_files import write_whole
 
@@ -99,13 +100,16 @@ def report(
             timeline=timeline,
         )
 
-    inputs = make()
+    with show_working("reading"):
+        inputs = make()
     for problem in inputs.problems:
         _say(f"gpualloc: warning: {problem}")
     if serve:
         _serve(make, lang, port)
         return
-    _write(encode(render(inputs, language=lang)), output, inputs, as_json=as_json)
+    with show_working("drawing the page"):
+        page = encode(render(inputs, language=lang))
+    _write(page, output, inputs, as_json=as_json)
 
 
 def _inputs(

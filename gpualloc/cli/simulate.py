@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gpualloc.cli.progress import show_parts
 from gpualloc.errors import UsageError
 
 if TYPE_CHECKING:
     from gpualloc.plan.protocol import Cluster
     from gpualloc.plan.simulation.comparison import Comparison
+    from gpualloc.plan.simulation.metrics import Summary
     from gpualloc.plan.simulation.trace import TraceJob
 
 _MAX_JOBS, _MAX_SEEDS = 100_000, 1000
@@ -81,7 +82,15 @@ def simulate(
     else:
         shares = {name: share for name, share in MIXES[mix].items() if name in job_types}
         traces = {seed: generate_trace(num_jobs=jobs, hours=hours, arrivals=arrivals, mix=shares, seed=seed) for seed in range(seeds)}
-    comparison = compare(policies, traces, job_types, machine, options, prices_per_hour=prices, tell=_say)
+    with show_parts([1.0] * (len(policies) * len(traces)), are_short=True) as parts:
+
+        def tell(what: str, summary: Summary | None) -> None:
+            if summary is None:
+                parts.begin(what)
+            else:
+                parts.end(f"{what}: {summary.mean_jct_h:.3f} h a job")
+
+        comparison = compare(policies, traces, job_types, machine, options, prices_per_hour=prices, tell=tell)
     if timeline is not None:
         from gpualloc.cli.tables import json_text
 
@@ -195,9 +204,3 @@ def _print_table(comparison: Comparison, names: tuple[str, ...], machine: Cluste
             style="dim",
         )
     )
-
-
-def _say(text: str) -> None:
-    from gpualloc.cli.tables import printable
-
-    print(printable(text), file=sys.stderr, flush=True)

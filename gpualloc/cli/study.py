@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpualloc.bench.precision import PRECISIONS
+from gpualloc.cli.progress import show_parts
 from gpualloc.errors import GpuallocError, StoreError, UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
 
 if TYPE_CHECKING:
+    from gpualloc.bench.grid_run import Progress as CaseProgress
     from gpualloc.experiment import Conclusion, Question
     from gpualloc.records import Environment
 
@@ -129,6 +132,7 @@ def study(
                     history=history,
                     progress=progress,
                     say=_say,
+                    show=_show,
                 )
         except BaseException as error:
             with suppress(StoreError):  # the error at hand says more
@@ -144,6 +148,15 @@ def study(
     _print(conclusion, as_json=as_json)
     if exit_code or not conclusion.points:
         raise typer.Exit(exit_code or 1)
+
+
+@contextmanager
+def _show(case_s: Sequence[float]) -> Iterator[CaseProgress]:
+    """Of one step of the study."""
+    from gpualloc.cli.bench import case_teller
+
+    with show_parts(case_s, are_seconds=True) as parts:
+        yield case_teller(parts)
 
 
 def _default_sizes(model: str, given: dict[str, Any], device: str) -> tuple[int, ...] | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from gpualloc.bench.estimate import Estimator
 from gpualloc.bench.grid_run import GridRun
+from gpualloc.bench.grid_run import Progress as CaseProgress
 from gpualloc.bench.settings import RunSettings
 from gpualloc.experiment.plan import Done, Question, Step, next_step
-from gpualloc.records import Environment, Measurement
+from gpualloc.records import BenchCase, Environment, Measurement
 from gpualloc.store import ResultsStore
 
 
@@ -34,11 +36,13 @@ def run_steps(
     history: Sequence[Measurement],
     progress: Progress,
     say: Callable[[str], None] = lambda text: None,
+    show: Callable[[Sequence[float]], AbstractContextManager[CaseProgress]] = lambda seconds: nullcontext(lambda *case: None),
 ) -> None:
     """Step after step until the question is answered or the budget cannot hold the next one. `progress` is kept up to date throughout.
 
     Args:
         settings: of the runs; the number of rounds is each step's own.
+        show: a step begins, whose runs take so many seconds each; gives what is told of them.
         history: earlier measurements, the newest first, from which the time of a step is estimated.
 
     Raises:
@@ -51,7 +55,8 @@ def run_steps(
             progress.done = step
             return
         estimator = Estimator(environment, [*progress.measured.values(), *history])  # what just ran tells most
-        needed_s = sum(estimator.estimate(cell.case).seconds for cell in step.cells)
+        case_s = {cell.case.key(): estimator.estimate(cell.case).seconds for cell in step.cells}
+        needed_s = sum(case_s.values())
         left_s = deadline_s - time.monotonic()
         if needed_s > left_s:
             why = f"the next step ({step.why}) takes about {needed_s:.0f} s and {max(0.0, left_s):.0f} s of the budget are left"
@@ -71,5 +76,12 @@ def run_steps(
             finished={key: row for key, row in progress.measured.items() if key in keys},
             warn=say,
         )
-        grid_run.run(lambda number, case, row: None if row is None else progress.measured.__setitem__(case.key(), row))
+        with show([case_s[step.cells[index].case.key()] for index in grid_run.schedule]) as tell:
+
+            def keep(number: int, case: BenchCase, row: Measurement | None, tell: CaseProgress = tell) -> None:
+                if row is not None:
+                    progress.measured[case.key()] = row
+                tell(number, case, row)
+
+            grid_run.run(keep)
         progress.steps.append((step, time.monotonic() - started_s))

@@ -68,15 +68,21 @@ def compare(
     options: SimulationOptions,
     *,
     prices_per_hour: Mapping[str, float] | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str, Summary | None], None] = lambda what, summary: None,
 ) -> Comparison:
-    """Every policy on every trace; errors and failures are drawn with the trace's seed, the same for all policies."""
+    """Every policy on every trace; errors and failures are drawn with the trace's seed, the same for all policies.
+
+    Args:
+        tell: called before each simulation, with None, and after it.
+    """
     summaries: dict[str, list[Summary]] = {policy.name: [] for policy in policies}
     first: dict[str, SimulationRun] = {}
-    for number, (seed, trace) in enumerate(traces.items(), start=1):
+    for seed, trace in traces.items():
         for policy in policies:
-            tell(f"[{number}/{len(traces)}] {policy.name}, seed {seed}, {len(trace)} jobs")
+            what = f"{policy.name}, seed {seed}, {len(trace)} jobs"
+            tell(what, None)
             run = simulate(policy, trace, job_types, cluster, replace(options, seed=seed))
             first.setdefault(policy.name, run)
             summaries[policy.name].append(summarise(run, trace, job_types, cluster, prices_per_hour))
+            tell(what, summaries[policy.name][-1])
     return Comparison(summaries={name: tuple(rows) for name, rows in summaries.items()}, first_runs=first)
