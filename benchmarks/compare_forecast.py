@@ -4,7 +4,7 @@
 
 DIR holds one CSV file per cluster with the columns of docs/forecast.md. A cell is a job on a cluster. Of the cell, a model is given
 the rows of a split; gpualloc also gets the cluster's other jobs, all of them (leave one model out). With `elsewhere`, it is given all
-other clusters and no row of the cell (leave one cluster out).
+other clusters and no row of the cell (leave one cluster out). With `published`, one other cluster and the published memory bandwidths.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ def run_elsewhere(rows: Sequence[StepRow], cluster: str, model: str) -> list[dic
     return [{"cluster": cluster, "model": model, "split": "none, elsewhere", "method": OURS, "decision": None, **result}]
 
 
+GPUS = {"aws": "Tesla T4", "rtx": "NVIDIA GeForce RTX 2080 Ti", "dgx": "NVIDIA A100-SXM4-40GB"}  # of the public clusters
+
+
+def run_published(rows: Sequence[StepRow], cluster: str, model: str) -> list[dict[str, Any]]:
+    """The cell's single-GPU rows from each other cluster's by published ratios: links have none."""
+    held_out = [replace(row, cluster=GPUS[cluster]) for row in rows if (row.cluster, row.model, row.num_gpus) == (cluster, model, 1)]
+    results = []
+    for known in sorted(set(GPUS) - {cluster}):
+        fitted = ScalingModel.fit([replace(row, cluster=GPUS[known]) for row in rows if row.cluster == known])
+        score = _score_forecasts(fitted.like(GPUS[cluster], known=GPUS[known]).predict(held_out), held_out)
+        name = "published, single GPU"
+        results.append({"cluster": cluster, "model": model, "split": name, "method": OURS, "from": known, "decision": None, **score})
+    return results
+
+
 def _score_forecasts(forecasts: Sequence[Forecast], held_out: Sequence[StepRow]) -> dict[str, Any]:
     answered = [(f, row) for f, row in zip(forecasts, held_out, strict=True) if f.step_time_s is not None]
     refused = len(forecasts) - len(answered)
@@ -141,7 +157,7 @@ def main() -> None:
     """Runs the comparison and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of CSV files, one per cluster")
-    parser.add_argument("--splits", default="S1,S2,S3,S4,elsewhere")
+    parser.add_argument("--splits", default="S1,S2,S3,S4,elsewhere,published")
     parser.add_argument("--seeds", type=int, default=3, help="how many random 10 %% of S4")
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     chosen = parser.parse_args()
@@ -153,7 +169,9 @@ def main() -> None:
             print(f"{name} {cluster} {model}", file=sys.stderr)
             if name == "elsewhere":
                 results += run_elsewhere(rows, cluster, model)
-            for seed in range(0 if name == "elsewhere" else chosen.seeds if name == "S4" else 1):
+            if name == "published":
+                results += run_published(rows, cluster, model)
+            for seed in range(0 if name in ("elsewhere", "published") else chosen.seeds if name == "S4" else 1):
                 results += run_cell(rows, cluster, model, name, seed)
     table = summarise(results)
     print_table(table)

@@ -3,6 +3,16 @@
 #include <cstdint>
 
 namespace gpualloc {
+
+void check_world_size(int64_t world_size) {
+  TORCH_CHECK_VALUE(world_size >= 1, "world_size: expected 1 or more, got ", world_size);
+  TORCH_CHECK_VALUE(world_size <= kMaxWorldSize, "world_size: expected ", kMaxWorldSize, " or less, got ", world_size);
+}
+
+void check_numel(int64_t numel, const char* argument) {
+  TORCH_CHECK_VALUE(numel >= 0 && numel <= kMaxNumel, argument, ": expected 0 to ", kMaxNumel, " elements, got ", numel);
+}
+
 namespace {
 
 void check_dtype(const at::Tensor& tensor, at::ScalarType dtype, const char* argument) {
@@ -20,6 +30,7 @@ void check_memory(const at::Tensor& tensor, int64_t numel, at::Device device, co
   TORCH_CHECK_VALUE(tensor.device() == device, argument, ": expected on ", device, " like the other tensors, got ", tensor.device());
   TORCH_CHECK_VALUE(tensor.is_contiguous() && tensor.numel() == numel, argument, ": expected ", numel, " contiguous elements, got shape ",
                     tensor.sizes(), " strides ", tensor.strides());
+  check_has_memory(tensor, argument);
 }
 
 void check_int8(const at::Tensor& tensor, int64_t num_bytes, at::Device device, const char* argument) {
@@ -34,8 +45,6 @@ void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtyp
   check_dtype(*counter, dtype, argument);
   check_memory(*counter, 1, device, argument);
 }
-
-void check_world_size(int64_t world_size) { TORCH_CHECK_VALUE(world_size >= 1, "world_size: expected 1 or more, got ", world_size); }
 
 // The memory of an FP32 tensor that may be absent.
 float* floats_of(const std::optional<at::Tensor>& tensor, int64_t numel, at::Device device, const char* argument) {

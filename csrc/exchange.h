@@ -17,6 +17,10 @@
 
 namespace gpualloc {
 
+// Throw ValueError for what would not fit 64 bits, or nothing.
+void check_world_size(int64_t world_size);
+void check_numel(int64_t numel, const char* argument);
+
 // out[i] = narrow(float(shards[0 * S + i]) + float(shards[1 * S + i]) + ... (+ error[i])), one rounding at the end.
 // shards [W * S] FP16 or BF16; out [S] the same dtype; error [S] FP32 or absent, afterwards what the rounding lost, 0 where
 // that is not finite.

@@ -14,11 +14,18 @@ void bind_exchange(py::module_& module) {
   module.def(
       "shard_numel",
       [](int64_t numel, int64_t world_size) {
-        TORCH_CHECK_VALUE(world_size >= 1, "world_size: expected 1 or more, got ", world_size);
+        gpualloc::check_numel(numel, "numel");
+        gpualloc::check_world_size(world_size);
         return gpualloc::shard_numel(numel, world_size);
       },
       py::arg("numel"), py::arg("world_size"));
-  module.def("int8_shard_bytes", &gpualloc::int8_shard_bytes, py::arg("shard_numel"));
+  module.def(
+      "int8_shard_bytes",
+      [](int64_t shard_numel) {
+        gpualloc::check_numel(shard_numel, "shard_numel");
+        return gpualloc::int8_shard_bytes(shard_numel);
+      },
+      py::arg("shard_numel"));
   module.def("sum_shards", &gpualloc::sum_shards, py::arg("shards"), py::arg("out"), py::arg("error") = py::none(), no_gil);
   module.def("quantize", &gpualloc::quantize, py::arg("source"), py::arg("wire"), py::arg("world_size"), py::arg("scale"),
              py::arg("residual") = py::none(), no_gil);

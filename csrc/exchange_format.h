@@ -13,6 +13,8 @@ namespace gpualloc {
 
 constexpr int64_t kShardAlign = 1024;  // elements: every shard starts 16-byte aligned in every wire format
 constexpr int64_t kInt8Block = 256;    // elements that share one scale
+// What callers may ask for: the bytes of all shards together then fit 64 bits.
+constexpr int64_t kMaxWorldSize = int64_t{1} << 20, kMaxNumel = int64_t{1} << 56;
 
 // Elements of one rank's shard: ceil(numel / world_size) rounded up to kShardAlign, 0 for 0. world_size is 1 or more.
 GPUALLOC_HOST_DEVICE constexpr int64_t shard_numel(int64_t numel, int64_t world_size) {

@@ -183,11 +183,19 @@ void bind_hook(py::module_& module) {
       .def_readonly("ready_s", &StepTimes::ready)
       .def_readonly("transfer_s", &StepTimes::transfer);
 
+  py::class_<HookGlance>(module, "HookGlance")
+      .def_readonly("counted", &HookGlance::counted)
+      .def_property_readonly("counters", [](const HookGlance& glance) { return glance.counters.defined() ? std::optional(glance.counters) : std::nullopt; })
+      .def_readonly("times", &HookGlance::times)
+      .def_readonly("timed_step", &HookGlance::timed_step);
+
   const auto waits = py::call_guard<py::gil_scoped_release>();
   py::class_<GradientHookState, std::shared_ptr<GradientHookState>>(module, "GradientHookState")
       .def("totals", &GradientHookState::totals, waits)
       .def("wire_scale", &GradientHookState::wire_scale, waits)
       .def("times", &GradientHookState::times, waits)
+      .def("steps", &GradientHookState::steps, waits)
+      .def("glance", &GradientHookState::glance, waits)
       .def("memory",
            [](GradientHookState& state) {
              const HookMemory memory = [&] {

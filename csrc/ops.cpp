@@ -9,6 +9,15 @@
 #include "wire_scale.h"
 
 namespace gpualloc {
+
+void check_has_memory(const at::Tensor& tensor, const char* argument) {
+  TORCH_CHECK_VALUE(!tensor.is_neg(), argument, ": expected a tensor, got a negative view of one; pass tensor.resolve_neg()");
+  if (tensor.numel() == 0 || tensor.is_meta()) return;
+  const size_t need = static_cast<size_t>(tensor.storage_offset() + tensor.numel()) * tensor.itemsize(), has = tensor.storage().nbytes();
+  TORCH_CHECK_VALUE(has >= need && tensor.const_data_ptr() != nullptr, argument, ": expected memory of ", need, " bytes, got a tensor of shape ",
+                    tensor.sizes(), " whose storage holds ", tensor.const_data_ptr() == nullptr ? 0 : has);
+}
+
 namespace {
 
 constexpr int64_t kWireStateNumel = sizeof(WireState) / sizeof(float);
@@ -28,6 +37,7 @@ void check_flat(const at::Tensor& flat, const char* argument) {
                    ": expected float16 or bfloat16, got ", flat.scalar_type());
   TORCH_CHECK_VALUE(flat.dim() == 1 && flat.is_contiguous(), argument, ": expected a contiguous 1-D tensor, got shape ", flat.sizes(),
                     " strides ", flat.strides());
+  check_has_memory(flat, argument);
 }
 
 void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtype, at::Device device, const char* argument, int64_t numel = 1) {
@@ -36,6 +46,7 @@ void check_counter(const std::optional<at::Tensor>& counter, at::ScalarType dtyp
   TORCH_CHECK_VALUE(counter->numel() == numel && counter->is_contiguous(), argument, ": expected ", numel, " contiguous element(s), got shape ",
                     counter->sizes(), " strides ", counter->strides());
   TORCH_CHECK_VALUE(counter->device() == device, argument, ": expected on ", device, " like the flat buffer, got ", counter->device());
+  check_has_memory(*counter, argument);
 }
 
 void check_pack(const at::Tensor& flat, const Counters& counters) {
@@ -70,6 +81,7 @@ Segments segments_of(c10::ArrayRef<const at::Tensor*> tensors, const at::Tensor&
     TORCH_CHECK_VALUE(tensor.is_non_overlapping_and_dense(), "tensors[", k,
                       "]: expected dense memory (contiguous or channels-last), got shape ", tensor.sizes(), " strides ", tensor.strides(),
                       "; pass tensor.contiguous()");
+    check_has_memory(tensor, "tensors");
     segments[k] = {tensor.data_ptr(), begin, tensor.numel(), dtype_of(tensor, "tensors")};
     begin += segments[k].numel;
   }

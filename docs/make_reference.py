@@ -1,4 +1,6 @@
-"""Writes docs/reference.md: every command and option, from the code. A test fails where the page is not what this writes.
+"""Writes docs/reference.md: every command and option, from the code; and docs/api.md by make_api.py.
+
+A test fails where a page is not what this writes.
 
 python docs/make_reference.py
 """
@@ -79,4 +81,7 @@ def _choices(annotation: Any) -> list[str]:
 
 
 if __name__ == "__main__":
+    import make_api  # beside this file
+
     PAGE.write_text(make_reference())
+    make_api.PAGE.write_text(make_api.make_api())

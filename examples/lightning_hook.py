@@ -11,17 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import gpualloc
-
-
-class GradientHook(lightning.Callback):
-    """Registers the hook when DDP has the module and no backward pass has run yet."""
-
-    def __init__(self, wire: str) -> None:
-        self.wire = wire
-        self.handle: gpualloc.HookHandle
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.handle = gpualloc.register_comm_hook(trainer.strategy.model, wire=self.wire)
+from gpualloc.comm.lightning import GradientHook
 
 
 class Regression(lightning.LightningModule):

@@ -8,6 +8,7 @@
 
 #include "ddp/collective_carrier.h"
 #include "ddp/gloo_carrier.h"
+#include "ddp/trace_range.h"
 
 namespace gpualloc {
 namespace {
@@ -36,6 +37,7 @@ GradientHookState::GradientHookState(Group group, HookOptions options)
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket& bucket) {
+  const TraceRange range("hook, bucket ", bucket.getIndex());
   const std::lock_guard<std::mutex> lock(mutex_);
   const at::Tensor buffer = bucket.getBuffer();
   if (bucket.getIndex() == 0) begin_step(buffer.device());
@@ -101,6 +103,7 @@ void GradientHookState::dispatch(const Transfer& transfer) {
   shipment.lanes = transfer.lanes;
   shipment.index = static_cast<int>(transfer_index_);
   shipment.stamps = stamps_;
+  shipment.profiled = profiled();
   if (transfer.wire == Wire::fp16) {
     shipment.scale = options_.dynamic_scale ? 1 : options_.scale;
     shipment.wire_state = device.wire_state;
@@ -163,6 +166,7 @@ void GradientHookState::begin_step(c10::Device device) {
   if (stamps_ != nullptr) {
     stamps_->next_begin = Stamp::now(device);
     last_stamps_ = std::move(stamps_);
+    last_timed_step_ = totals_.steps;
   }
   finish_step();
   pending_.clear();
@@ -249,6 +253,7 @@ bool GradientHookState::make_lanes(int count) {
 
 std::vector<double> GradientHookState::agree_max(std::vector<double> values, c10::Device device) {
   if (group_->getSize() == 1) return values;
+  const TraceRange range("agree on a plan");
   std::vector<at::Tensor> tensors{at::tensor(values, at::kDouble).to(device)};
   c10d::AllreduceOptions options;
   options.reduceOp = c10d::ReduceOp::MAX;
@@ -315,6 +320,27 @@ HookTotals GradientHookState::totals() {
   if (!devices_.empty()) now.nonfinite_steps += nonfinite_steps().item<int64_t>();
   for (const Device& device : devices_) now.saturated_steps += device.saturated.item<int64_t>();
   return now;
+}
+
+int64_t GradientHookState::steps() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return totals_.steps;
+}
+
+HookGlance GradientHookState::glance() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  HookGlance glance{totals_, {}, std::nullopt, last_timed_step_};
+  if (last_stamps_ != nullptr && last_stamps_->next_begin.passed()) glance.times = times_of(*last_stamps_);
+  if (devices_.empty()) return glance;
+  const Device& first = devices_.front();
+  at::Tensor nonfinite = nonfinite_steps().add(totals_.nonfinite_steps), saturated = first.saturated.add(totals_.saturated_steps);
+  if (folded_steps_.defined()) nonfinite.add_(folded_steps_);
+  for (size_t k = 1; k < devices_.size(); ++k) saturated.add_(devices_[k].saturated.to(saturated.device()));
+  const double fixed = options_.dynamic_scale ? first_scale_.value_or(1) : options_.scale;
+  const auto doubles = saturated.options().dtype(at::kDouble);
+  const at::Tensor scale = first.wire_state.has_value() ? first.wire_state->select(0, 0).to(at::kDouble) : at::full({}, fixed, doubles);
+  glance.counters = at::stack({nonfinite.to(at::kDouble), saturated.to(at::kDouble), scale});
+  return glance;
 }
 
 double GradientHookState::wire_scale() {

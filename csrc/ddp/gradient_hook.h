@@ -44,6 +44,14 @@ struct HookTotals {
   int64_t saturated_steps = 0;
 };
 
+// What is known without waiting for the device or for other ranks.
+struct HookGlance {
+  HookTotals counted;  // on the host: non-finite and saturated steps are only those that load() brought
+  at::Tensor counters;  // [3] FP64 on the device: non-finite steps, saturated steps, the last step's wire scale; undefined: none yet
+  std::optional<StepTimes> times;  // of the last timed step, if the device has come that far
+  int64_t timed_step = 0;          // which one that was
+};
+
 // What load() takes up again.
 struct HookMemory {
   HookTotals totals;
@@ -60,6 +68,9 @@ class GradientHookState {
 
   // Takes the bucket; the future holds its average. Called by the reducer, one bucket at a time, bucket 0 first in every step.
   c10::intrusive_ptr<c10::ivalue::Future> run(c10d::GradBucket& bucket);
+
+  int64_t steps();
+  HookGlance glance();
 
   // All below wait for the device where it must be read, so not for every step.
   HookTotals totals();
@@ -141,6 +152,7 @@ class GradientHookState {
   size_t transfer_index_ = 0;
   std::vector<Pending> pending_;
   std::shared_ptr<StepStamps> stamps_, last_stamps_;
+  int64_t last_timed_step_ = 0;
   std::vector<c10::weak_intrusive_ptr<c10::TensorImpl>> uncounted_;
   std::vector<at::Tensor> outgrown_sumsq_;
   at::Tensor residuals_;  // [all elements] FP32

@@ -1,6 +1,7 @@
 #include "rehearsal/cost.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -12,6 +13,13 @@ CostTable::CostTable(std::vector<CostPoint> points) : points_(std::move(points))
   if (points_.empty() || !std::is_sorted(points_.begin(), points_.end(), in_order) ||
       std::adjacent_find(points_.begin(), points_.end(), same) != points_.end()) {
     throw std::invalid_argument("cost table: expected at least one point, in ascending order of bytes");
+  }
+  for (const auto& [bytes, cost] : points_) {
+    for (const double figure : {bytes, cost.latency_s, cost.transfer_s, cost.demand, cost.cpu_s}) {
+      if (!(figure >= 0) || !std::isfinite(figure)) {
+        throw std::invalid_argument("cost table: expected finite figures of at least 0, got " + std::to_string(figure));
+      }
+    }
   }
 }
 

@@ -22,7 +22,8 @@ struct CostPoint {
 
 class CostTable {
  public:
-  explicit CostTable(std::vector<CostPoint> points);  // at least one, in ascending order of bytes
+  // At least one, in ascending order of bytes, finite and not below 0; else throws std::invalid_argument.
+  explicit CostTable(std::vector<CostPoint> points);
   Cost at(int64_t bytes) const;  // beyond the last point as between the last two
 
  private:

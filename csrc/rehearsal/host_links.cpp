@@ -18,6 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kCpuQuantum_s = 500e-6;  // how often transfers take their CPU time: TCP's segments come in bursts of about that
 constexpr double kMaxBurn_s = 1e-3;       // at a time, so that transfers that end meanwhile are not told late
+constexpr double kLongestWait_s = 3600;   // at a time: seconds beyond the clock's range are no time to wait for
 constexpr double kEps_s = 1e-9;
 constexpr unsigned long kTimerSlack_ns = 1000;  // the kernel's default is 50 microseconds
 
@@ -180,7 +181,7 @@ void HostLinks::run() {
       if (next_s == std::numeric_limits<double>::infinity()) {
         changed_.wait(lock);
       } else {
-        changed_.wait_for(lock, std::chrono::duration<double>(wait_s));
+        changed_.wait_for(lock, std::chrono::duration<double>(std::min(wait_s, kLongestWait_s)));
       }
     }
   }

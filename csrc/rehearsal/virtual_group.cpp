@@ -80,6 +80,8 @@ VirtualGroup::VirtualGroup(int rank, int size, GroupOptions options)
     : Backend(rank, size), options_(std::move(options)), queue_(std::make_shared<TransferQueue>(options_.max_in_flight)) {
   TORCH_CHECK_VALUE(options_.peer_on_network.size() == static_cast<size_t>(size), "virtual group: expected a link for each of ", size,
                     " ranks, got ", options_.peer_on_network.size());
+  TORCH_CHECK_VALUE(rank >= 0 && rank < size, "virtual group: rank ", rank, " is not in a group of ", size);
+  TORCH_CHECK_VALUE(options_.max_in_flight >= 1, "virtual group: expected 1 or more collectives in flight, got ", options_.max_in_flight);
 }
 
 VirtualGroup::~VirtualGroup() = default;
@@ -143,6 +145,7 @@ VirtualGroup::Work VirtualGroup::_allgather_base(at::Tensor& output, at::Tensor&
 
 VirtualGroup::Work VirtualGroup::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions&) {
   // outputs[rank][i] is of inputs[i]
+  TORCH_CHECK_VALUE(!inputs.empty(), "all_gather_coalesced: expected tensors, got none");
   TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_), "all_gather_coalesced: expected outputs of ", size_, " ranks, got ", outputs.size());
   Tensors touched;
   for (const Tensors& row : outputs) {

@@ -70,7 +70,8 @@ def make_job(
         ("--global-batch-size", global_batch_size),
     ):
         if value is not None and not 0 < value <= _LARGEST:
-            raise UsageError(f"{option} {value:g} is out of range; choose a number above 0, up to {_LARGEST:,}")
+            seen = "of hundreds of digits" if value > 1e300 else f"{value:g}"  # which no float can hold
+            raise UsageError(f"{option} {seen} is out of range; choose a number above 0, up to {_LARGEST:,}")
     if budget is not None and not 0 < budget < math.inf:
         raise UsageError(f"--budget {budget:g} is out of range; choose an amount above 0")
     if steps is not None and epochs is not None:

@@ -132,4 +132,5 @@ class Advice:
 
     @property
     def chosen(self) -> Option | None:
+        """What is advised; None where nothing can be."""
         return next((option for option in self.options if option.is_chosen), None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from gpualloc.errors import UsageError
 
-_RANGE = re.compile(r"(\d+)\.\.(\d+)(?::(\d+))?")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})(?::(\d{1,18}))?")
 _GPU_COUNTS = re.compile(r"all|\d+\.\.all(?::\d+)?")  # resolved once the machine is known
 _SWITCHES = {"on": True, "off": False}
 _MAX_VALUES = 10_000  # of one range

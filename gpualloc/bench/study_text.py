@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,7 @@ from typing import Any
 import yaml
 
 from gpualloc.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from gpualloc.plain_data import MAX_VALUES, YAML_ERRORS, check_size, from_toml, value_error_text
 
 _Place = tuple[int | str, ...]  # such as ("grids", 0, "image_size")
 
@@ -56,41 +51,49 @@ def read_text(path: Path) -> StudyText:
 
 def _read_yaml(path: Path, text: str) -> tuple[Any, dict[_Place, int]]:
     lines: dict[_Place, int] = {}
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         if root is None:
             return None, lines
         _note_lines(path, root, (), lines)
-        return loader.construct_document(root), lines
+        data = loader.construct_document(root)
+        check_size(data)
+        return data, lines
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}:{line}: not YAML: {error.problem}; see examples/study.yaml for the form") from error
     except yaml.YAMLError as error:  # such as control characters
         raise UsageError(f"{path}: not YAML: {error}; see examples/study.yaml for the form") from error
-    finally:
-        loader.dispose()
+    except YAML_ERRORS as error:
+        raise UsageError(f"{path}: not YAML: {value_error_text(error)}; see examples/study.yaml for the form") from error
 
 
 def _note_lines(path: Path, node: yaml.Node, place: _Place, lines: dict[_Place, int]) -> None:
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             inner = (*place, index)
-            lines[inner] = item.start_mark.line + 1
+            _note_line(inner, item, lines)
             _note_lines(path, item, inner, lines)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner, line = (*place, str(key.value)), key.start_mark.line + 1
             if inner in lines:
                 raise UsageError(f"{path}:{line}: {key.value!r} stands in line {lines[inner]} already; join the two or leave one out")
-            lines[inner] = line
+            _note_line(inner, key, lines)
             _note_lines(path, value, inner, lines)
+
+
+def _note_line(place: _Place, node: yaml.Node, lines: dict[_Place, int]) -> None:
+    lines[place] = node.start_mark.line + 1
+    if len(lines) > MAX_VALUES:  # aliases of aliases
+        raise ValueError(f"more than {MAX_VALUES:,} values")
 
 
 def _read_toml(path: Path, text: str) -> tuple[Any, dict[_Place, int]]:
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = from_toml(text)
+    except ValueError as error:
         found = re.search(r"line (\d+)", str(error))
         raise UsageError(f"{path}:{found[1] if found else 1}: not TOML: {error}; see docs/bench.md for the form") from error
     lines: dict[_Place, int] = {}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _QUALITY = "bench --quality"
 _DEBUG_HINT = "gpualloc --debug ..."
+_MAX_SHOWN = 200  # characters of a file's name
 _MEASURE, _MACHINE = "Measure", "This machine"
 COMMANDS = LazyCommands(
     {
@@ -176,9 +177,12 @@ class _Commands(TyperGroup):
                 traceback.print_exc()
             from gpualloc.cli.tables import printable
 
-            message = (
-                with_suggestion(str(error)) if is_ours else f"unexpected {type(error).__name__}: {error}; see more with: {_DEBUG_HINT}"
-            )
+            if is_ours:
+                message = with_suggestion(str(error))
+            elif isinstance(error, OSError) and error.filename is not None:  # such as a name that is too long for the file system
+                message = f"{_shortened(str(error.filename))}: {error.strerror}; name another file or folder"
+            else:
+                message = f"unexpected {type(error).__name__}: {error}; see more with: {_DEBUG_HINT}"
             print(f"gpualloc: error: {printable(message)}", file=sys.stderr)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 
@@ -190,6 +194,10 @@ class _Commands(TyperGroup):
             yield
         finally:
             self._is_listing = False
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 app = typer.Typer(

@@ -23,8 +23,9 @@ Like = Annotated[
     list[str] | None,
     typer.Option(
         "--like",
-        metavar="NEW=KNOWN:COMPUTE:LINK",
-        help="A cluster that was not measured: as KNOWN with GPUs COMPUTE and links LINK times as fast, such as l4=t4:1.9:1.",
+        metavar="NEW=KNOWN[:COMPUTE:LINK]",
+        help="A cluster that was not measured: as KNOWN with GPUs COMPUTE and links LINK times as fast, such as l4=t4:1.9:1. Without them "
+        "GPUs as their published memory bandwidths, where both names begin with that of a GPU.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -36,7 +37,7 @@ def _forecast() -> None:
 
     \b
     Examples:
-      gpualloc forecast fit --store --out model.json
+      gpualloc forecast fit --store --out measured.json
       gpualloc forecast fit --csv rows.csv --out model.json
       gpualloc forecast predict --model model.json --csv queries.csv
       gpualloc forecast next --model model.json --csv queries.csv
@@ -65,7 +66,7 @@ def fit(
     Examples:
       gpualloc forecast fit --csv rows.csv --out model.json
       gpualloc forecast fit --csv here.csv --csv there.csv --out model.json
-      gpualloc forecast fit --store --out model.json
+      gpualloc forecast fit --store --out measured.json
     """
     from gpualloc.scaling import ScalingModel
     from gpualloc.scaling.csv_rows import read_rows
@@ -157,11 +158,17 @@ def _load(path: Path, likes: Sequence[str] | None) -> ScalingModel:
     model = ScalingModel.load(path)
     for like in likes or []:
         name, _, rest = like.partition("=")
+        if rest in model.clusters:
+            model = model.like(name, known=rest)
+            continue
         known, *ratios = rest.rsplit(":", 2)
         try:
             compute_ratio, link_ratio = map(float, ratios)
         except ValueError:
-            raise UsageError(f"--like {like!r} is not NEW=KNOWN:COMPUTE:LINK, such as l4=t4:1.9:1") from None
+            raise UsageError(
+                f"--like {like!r} is not NEW=KNOWN or NEW=KNOWN:COMPUTE:LINK, such as l4=t4:1.9:1, with KNOWN one of "
+                f"{', '.join(model.clusters)}"
+            ) from None
         model = model.like(name, known=known, compute_ratio=compute_ratio, link_ratio=link_ratio)
     return model
 

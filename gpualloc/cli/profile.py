@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpualloc.bench.precision import PRECISIONS
+from gpualloc.cli.settings_file import source_of
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
 from gpualloc.workloads import MODELS, OPTIMIZERS
@@ -110,7 +111,8 @@ _RECORDING_OPTIONS = ("script", "steps", "warmup_steps", "trace_dir", "stop", "a
 
 
 def _given_workload_options(ctx: typer.Context) -> list[str]:
-    given = (name for name, value in ctx.params.items() if name not in _RECORDING_OPTIONS and value is not None)
+    """On the command line: what a settings file or a variable says of built-in workloads does not contradict a script."""
+    given = (name for name in ctx.params if name not in _RECORDING_OPTIONS and source_of(ctx, name) == "COMMANDLINE")
     return [f"--{name.replace('_', '-')}" for name in given]
 
 

@@ -247,7 +247,7 @@ def delete(
     \b
     Examples:
       gpualloc results delete 3
-      gpualloc results delete 3 --yes
+      gpualloc results delete 4 --yes
     """
     from gpualloc.cli.tables import print_json
 

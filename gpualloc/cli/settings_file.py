@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from gpualloc.cli.common_options import option_name
 from gpualloc.cli.settings_paths import settings_paths
 from gpualloc.cli.suggestions import did_you_mean
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_toml
 
 _ROOT_OPTIONS = ("debug", "quiet", "verbose")  # those before any section
 
@@ -94,16 +94,13 @@ def read_settings_files() -> SettingsFiles:
     for path in map(Path, settings_paths()):
         if not path.is_file():
             continue
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
         try:
             text = path.read_text(encoding="utf-8")
-            data = tomllib.loads(text)
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"settings file {path} cannot be read: {error}; make it readable or move it away") from error
-        except tomllib.TOMLDecodeError as error:
+        try:
+            data = from_toml(text)
+        except ValueError as error:
             line = re.search(r"line (\d+)", str(error))
             raise UsageError(f"{path}:{line[1] if line else 1}: not TOML: {error}; see docs/command_line.md for the form") from error
         found.read.append(path)

@@ -64,9 +64,24 @@ class StepTimes(Protocol):
     hidden_s: float
 
 
+class HookGlance(Protocol):
+    """What is known without waiting (gpualloc._C.HookGlance)."""
+
+    @property
+    def counted(self) -> HookTotals: ...  # on the host: non-finite and saturated steps only of the run whose state was loaded
+    @property
+    def counters(self) -> Tensor | None: ...  # [3] FP64 on the device: non-finite and saturated steps, the wire scale; None: none yet
+    @property
+    def times(self) -> StepTimes | None: ...  # of the last timed step, if the device has come that far
+    @property
+    def timed_step(self) -> int: ...  # which one that was
+
+
 class HookState(Protocol):
     """A hook's state: compiled (gpualloc._C.GradientHookState) or Python."""
 
+    def steps(self) -> int: ...
+    def glance(self) -> HookGlance: ...
     def totals(self) -> HookTotals: ...
     def wire_scale(self) -> float: ...
     def times(self) -> StepTimes | None: ...
@@ -121,6 +136,20 @@ class HookHandle:
             exposed_comm_s=times.exposed_s if times else None,
             hidden_comm_s=times.hidden_s if times else None,
         )
+
+    @property
+    def wire(self) -> str:
+        """As it was registered: "auto", "fp32", "fp16", "bf16" or "int8"."""
+        return self._wire
+
+    @property
+    def steps(self) -> int:
+        """Synchronised backward passes so far; asking costs nothing."""
+        return self._state.steps()
+
+    def glance(self) -> HookGlance:
+        """What is known without waiting for the device or for other ranks; `gpualloc.comm.StatsLogger` logs it."""
+        return self._state.glance()
 
     @property
     def decided(self) -> bool:

@@ -30,6 +30,16 @@ class Totals:
     saturated_steps: int = 0
 
 
+@dataclass(kw_only=True)
+class Glance:
+    """The counterpart of gpualloc._C.HookGlance."""
+
+    counted: Totals
+    counters: Tensor | None
+    times: None = None
+    timed_step: int = 0
+
+
 class NonfiniteSteps:
     """Counts steps with inf or NaN on the device. Apart from the state, because callbacks hold it: one that held the process group
     could be its last owner, in the group's own thread, which cannot wait for its own end."""
@@ -46,6 +56,11 @@ class NonfiniteSteps:
         if self.now is not None:
             self._before = self.now.long() if self._before is None else self._before + self.now
             self.now = None
+
+    def glance(self) -> Tensor | None:
+        """[] FP64 number of steps so far, on the device; None: none was looked at."""
+        steps = [steps.double() for steps in (self._before, self.now) if steps is not None]
+        return torch.stack(steps).sum() if steps else None
 
     def total(self) -> int:
         return sum(int(steps.item()) for steps in (self._before, self.now) if steps is not None)
@@ -75,6 +90,15 @@ class PythonHookState:
 
     def totals(self) -> Totals:
         return replace(self._totals, nonfinite_steps=self._totals.nonfinite_steps + self.nonfinite.total())
+
+    def steps(self) -> int:
+        return self._totals.steps
+
+    def glance(self) -> Glance:
+        counters = self.nonfinite.glance()
+        if counters is not None:
+            counters = torch.stack([counters + self._totals.nonfinite_steps, torch.zeros_like(counters), torch.ones_like(counters)])
+        return Glance(counted=replace(self._totals), counters=counters)
 
     def last_nonfinite(self) -> list[Tensor]:
         return [] if self.nonfinite.now is None else [self.nonfinite.now]

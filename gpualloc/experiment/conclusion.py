@@ -60,6 +60,7 @@ class Conclusion:
 
     @property
     def measurements(self) -> list[Measurement]:
+        """What it rests on: of each point that of one GPU, then that of several."""
         return [row for point in self.points for row in (point.one, point.many)]
 
 

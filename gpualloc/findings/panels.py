@@ -65,7 +65,8 @@ def _panel(
     if by_ranks:
         x_label, part, x_of = "ranks", "ranks", _world_size
     else:
-        axis = max(_AXES, key=lambda name: len({getattr(point.case, name) for point in points}))
+        present = [name for name in _AXES if getattr(points[0].case, name) is not None]  # an image has no sequence length
+        axis = max(present, key=lambda name: len({getattr(point.case, name) for point in points}))
         x_label, part = f"{_AXIS_NAMES[axis]}, {UNITS[axis]}", "batch" if axis == "per_device_batch_size" else "size"
         x_of = _value_of(axis)
     shared, differing = split_parts([point.words for point in points], without=(part,))

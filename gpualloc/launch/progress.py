@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gpualloc.plain_data import from_json
 from gpualloc.records import Environment
 from gpualloc.whole_files import write_whole
 
@@ -52,8 +53,9 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_progress(folder: Path) -> Progress | None:
     """None where there is none: the script does not use `gpualloc.train`, or has not trained for a second."""
     try:
-        fields = json.loads((folder / _PROGRESS).read_text())
-        return Progress(**{**fields, "step_times_s": tuple(fields["step_times_s"])})
+        fields = from_json((folder / _PROGRESS).read_text())
+        progress = Progress(**{**fields, "step_times_s": tuple(fields["step_times_s"])})
+        return progress if min((progress.samples_per_step, *progress.step_times_s)) > 0 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -71,7 +73,7 @@ def write_environment(folder: Path, device: str) -> None:
 
 def read_environment(folder: Path) -> Environment | None:
     try:
-        return Environment(**json.loads((folder / _ENVIRONMENT).read_text()))
+        return Environment(**from_json((folder / _ENVIRONMENT).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_yaml
 from gpualloc.store.paths import default_store_path
 
 _SHIPPED = Path(__file__).with_name("example_prices.yaml")
@@ -40,7 +40,7 @@ class _Entry(BaseModel):
     def _check_names(cls, names: str) -> str:
         try:
             re.compile(names)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{names!r} is not a regular expression: {error}") from None
         return names
 
@@ -124,11 +124,13 @@ def load_price_book(file: Path | None = None) -> PriceBook:
 @cache
 def _read(file: Path) -> PriceBook:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the price book {file} cannot be read: {error}; give a text file that can") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}; docs/prices.md has the form") from error
+    try:
+        data = from_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{file} is not YAML: {error}; docs/prices.md has the form") from error
     try:
         return PriceBook.model_validate({} if data is None else data)
     except ValidationError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_json, from_yaml
 
 _File = TypeVar("_File", bound=BaseModel)
 _MAX_SHOWN = 60  # characters of a value
@@ -31,9 +30,9 @@ def read_user_file(path: Path, kind: type[_File], *, what: str) -> _File:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; save it as UTF-8") from error
     try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} is not {'JSON' if path.suffix == '.json' else 'YAML'}: {' '.join(str(error).split())}") from error
+        data = from_json(text) if path.suffix == ".json" else from_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
     try:
         return kind.model_validate(data)
     except ValidationError as error:

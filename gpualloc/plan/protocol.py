@@ -30,14 +30,17 @@ class Allocation:
 
     @property
     def num_nodes(self) -> int:
+        """Nodes that it is spread over."""
         return len(self.gpus_by_node)
 
     @property
     def num_gpus(self) -> int:
+        """GPUs on all of its nodes together."""
         return sum(count for _, count in self.gpus_by_node)
 
     @property
     def shape(self) -> Shape:
+        """(num_nodes, num_gpus): what a rate depends on."""
         return self.num_nodes, self.num_gpus
 
 
@@ -53,11 +56,17 @@ class JobView(Protocol):
     """
 
     @property
-    def job_id(self) -> str: ...
+    def job_id(self) -> str:
+        """Its own among all jobs."""
+
     @property
-    def min_gpus(self) -> int: ...
+    def min_gpus(self) -> int:
+        """Fewer than these it cannot use."""
+
     @property
-    def max_gpus(self) -> int: ...
+    def max_gpus(self) -> int:
+        """More than these it must not get."""
+
     @property
     def gpu_types(self) -> Collection[str] | None:
         """The types that it may run on; None: any."""
@@ -67,13 +76,17 @@ class JobView(Protocol):
         """Seconds since it was submitted."""
 
     @property
-    def num_restarts(self) -> int: ...
+    def num_restarts(self) -> int:
+        """How often it was started or moved, its first start left out."""
+
     @property
     def restart_cost_s(self) -> float:
         """Seconds without progress at each start and each change of its allocation."""
 
     @property
-    def progress_done(self) -> float: ...
+    def progress_done(self) -> float:
+        """What it has done, in its own unit."""
+
     @property
     def progress_left(self) -> float | None:
         """What it declares to be left, which may be wrong; None where it declares nothing."""
@@ -87,18 +100,27 @@ class JobView(Protocol):
 
 
 class NodeView(Protocol):
+    """A machine whose GPUs are of one type."""
+
     @property
-    def node_id(self) -> str: ...
+    def node_id(self) -> str:
+        """Its own among all nodes."""
+
     @property
-    def gpu_type(self) -> str: ...
+    def gpu_type(self) -> str:
+        """The name by which jobs and rates know its GPUs."""
+
     @property
     def num_gpus(self) -> int:
         """GPUs that may be handed out: those that `current` holds are among them, reserved, busy and broken ones are not."""
 
 
 class ClusterView(Protocol):
+    """The machines that may be used."""
+
     @property
-    def nodes(self) -> Sequence[NodeView]: ...
+    def nodes(self) -> Sequence[NodeView]:
+        """All of them, of any types."""
 
 
 class Policy(Protocol):
@@ -108,7 +130,8 @@ class Policy(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """By which it is chosen and shown."""
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> Plan:
         """Who holds what until the next call.
@@ -123,6 +146,8 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
+    """A `NodeView` of plain values."""
+
     node_id: str
     gpu_type: str
     num_gpus: int
@@ -130,10 +155,13 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
+    """A `ClusterView` of plain values."""
+
     nodes: tuple[Node, ...]
 
     @property
     def num_gpus(self) -> int:
+        """GPUs on all nodes together."""
         return sum(node.num_gpus for node in self.nodes)
 
 
@@ -155,6 +183,7 @@ class Job:
     preemptible: bool = True
 
     def rate(self, gpu_type: str, num_nodes: int, num_gpus: int) -> float | None:
+        """What `rate_of` says."""
         return self.rate_of(gpu_type, num_nodes, num_gpus)
 
 
@@ -173,4 +202,5 @@ def rates_of(job: JobView, gpu_type: str, shapes: Sequence[Shape]) -> NDArray[np
 
 
 def is_preemptible(job: JobView) -> bool:
+    """Whether what the job holds may be changed once it runs; True where its view does not say."""
     return bool(getattr(job, "preemptible", True))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_json
 from gpualloc.whole_files import write_whole
 
 PLAN_SCHEMA_VERSION = 1
@@ -50,6 +51,8 @@ class PlannedNode:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCluster:
+    """The cluster that was planned for."""
+
     __pydantic_config__ = _CLOSED
 
     name: str
@@ -70,6 +73,8 @@ class PlannedRate:
 
 @dataclass(frozen=True, kw_only=True)
 class Money:
+    """An amount; amounts of two currencies are never added."""
+
     __pydantic_config__ = _CLOSED
 
     value: float
@@ -191,7 +196,7 @@ def read_plan(file: Path) -> Plan:
         UsageError: it cannot be read, is not JSON or not a plan.
     """
     try:
-        data = json.loads(file.read_text())
+        data = from_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the plan {file}: {error.strerror}; write one with: gpualloc plan --out {file}") from error
     except ValueError as error:

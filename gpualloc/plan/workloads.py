@@ -15,7 +15,7 @@ from gpualloc.plan.file_errors import read_user_file
 from gpualloc.strategies import HOOKS, STRATEGIES
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1, le=10**15)]  # beyond any, and still exact as a float
 _Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\s/\\]+$")]  # it names log files, too
 _MAX_GPUS = 2**16
 _DEFAULT_RESTART_COST_S = 60.0  # an assumption: stop, read the checkpoint, start the processes

@@ -6,7 +6,6 @@ Times are microseconds, on one clock for host and device.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpualloc.errors import GpuallocError
+from gpualloc.plain_data import from_json
 
 STEP_MARK = "gpualloc::step"  # recorded where a step ends, and where the first one begins
 INPUT_RANGE = "gpualloc::input"  # recorded around what waits for a batch without being a DataLoader
@@ -24,7 +24,7 @@ OWN_WAIT_RANGE = "gpualloc::wait"  # recorded around the recorder's own synchron
 _LOADER_RANGE = "enumerate(DataLoader)#"
 _OPTIMIZER_RANGE = "Optimizer.step#"
 _COMPILED_CALL = "## Call CompiledFxGraph"  # one compiled region; its loops are no operators of their own
-_HOST_COMMUNICATION = ("gloo:", "mpi:", "ucc:")  # from the start of a collective to its end, on a thread of the backend
+_HOST_COMMUNICATION = ("gloo:", "mpi:", "ucc:", "gpualloc::exchange")  # while a collective is under way, on a thread of whoever carries it
 _DEVICE_COMMUNICATION = ("ncclKernel", "ncclDevKernel", "ncclSymk", "gpualloc_hold")  # kernels; the last one stands for a modelled link
 _SYNCHRONISATIONS = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cuStreamSynchronize", "cuCtxSynchronize")
 
@@ -99,9 +99,9 @@ def read_trace(path: Path) -> Trace:
     """
     try:
         raw = path.read_bytes()
-        data = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+        data = from_json(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
         return parse_trace(data["traceEvents"])
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise GpuallocError(
             f"the trace {path} cannot be read: {type(error).__name__}: {error}; give a file that torch.profiler's export_chrome_trace wrote"
         ) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpualloc.bench.grid import GridCell, expand_grid
-from gpualloc.bench.options import BenchOptions
+from gpualloc.bench.options import WORKLOADS, BenchOptions
 from gpualloc.errors import UsageError
 from gpualloc.workloads import MODELS
 from gpualloc.workloads.files import missing_package
@@ -83,6 +83,8 @@ def plan_runs(options: QualityOptions, *, num_gpus: int) -> list[PlannedRun]:
         raise UsageError(f"--learning-rate {options.learning_rate:g} is out of range; choose a number above 0")
     runs = []
     for workload in _workloads(options):
+        if workload not in WORKLOADS:
+            raise UsageError(f"--workload {workload!r} is unknown; choose of {', '.join(WORKLOADS)}")
         _check_data(workload)
         defaults = _DEFAULTS[options.device, workload]
         learning_rate = options.learning_rate or defaults.learning_rate

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpualloc.errors import StoreError
+from gpualloc.plain_data import from_json
 from gpualloc.records import BenchCase, Environment
 from gpualloc.whole_files import write_whole
 
@@ -71,14 +72,14 @@ def read_experiment(path: Path) -> Experiment:
         StoreError: the file is missing, of a newer schema, or not an experiment.
     """
     try:
-        data = json.loads(path.read_text())
+        data = from_json(path.read_text(encoding="utf-8"))
         version = data["schema_version"]
         if version > SCHEMA_VERSION:
             raise StoreError(f"{path} has schema {version}, this gpualloc reads up to {SCHEMA_VERSION}; upgrade gpualloc to read it")
         return Experiment(environment=Environment(**data["environment"]), runs=tuple(map(_run_from_json, data["runs"])))
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; name a file that gpualloc bench --quality wrote") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} cannot be read: {error!r}; name a file that gpualloc bench --quality wrote") from error
 
 

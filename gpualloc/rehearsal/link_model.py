@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_yaml
 from gpualloc.store.paths import default_store_path
 from gpualloc.whole_files import write_whole
 
@@ -128,15 +129,15 @@ def load_link(name_or_path: str) -> LinkModel:
 @cache
 def _read(file: Path) -> LinkModel:
     try:
-        return LinkModel.model_validate(yaml.safe_load(file.read_text()))
+        return LinkModel.model_validate(from_yaml(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"cannot read the link model {file}: {error.strerror}; choose one of {', '.join(link_names())}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}; write it with gpualloc calibrate") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UsageError(f"{file} is not a link model: {where}: {first['msg']}; docs/rehearse.md describes the fields") from error
+    except ValueError as error:
+        raise UsageError(f"{file} is not YAML: {error}; write it with gpualloc calibrate") from error
 
 
 def write_link(link: LinkModel, file: Path) -> None:

@@ -52,10 +52,12 @@ class Rehearsal(BaseModel):
 
     @property
     def num_nodes(self) -> int:
+        """Whole ones; 1 where the ranks do not fill one."""
         return max(1, self.world_size // self.gpus_per_node)
 
     @property
     def ranks_per_node(self) -> int:
+        """`gpus_per_node`, or all ranks where they do not fill a node."""
         return min(self.world_size, self.gpus_per_node)
 
     def links(self) -> tuple[LinkModel | None, LinkModel | None]:

@@ -43,6 +43,7 @@ class Study:
 
     @property
     def machine(self) -> str:
+        """The device's name; "?" where the file does not say."""
         return "?" if self.environment is None else self.environment.device_name
 
     @cached_property
@@ -55,18 +56,22 @@ class Study:
 
     @cached_property
     def usable(self) -> list[Measurement]:
+        """Those that may be compared: finished, and not disturbed."""
         return usable_rows(self.measurements)[0]
 
     @cached_property
     def findings(self) -> Findings:
+        """What the measurements answer, as in `gpualloc results compare`."""
         return find(self.measurements, min_efficiency=self.min_efficiency)
 
     @cached_property
     def how_gains(self) -> tuple[Gain, ...]:
+        """What other strategies and hooks gain over ddp without a hook."""
         return how_gains(self.usable)
 
     @cached_property
     def efficiencies(self) -> Sequence[Efficiency]:
+        """Of each case on several ranks that has a single process beside it."""
         return self.findings.efficiencies
 
 

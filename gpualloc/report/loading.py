@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpualloc.errors import StoreError, UsageError
+from gpualloc.plain_data import from_json
 from gpualloc.records import Environment, Measurement
 from gpualloc.report.inputs import MeasuredRun, Study, Watched
 
@@ -88,7 +89,7 @@ def _read_exported(path: Path) -> tuple[Environment | None, MeasuredRun]:
         return decode_environment(json.dumps(data["environment"])), _measured(path.name, data, rows)
     except StoreError as error:
         raise UsageError(f"{path}: {error}; write it again with: gpualloc results export --format json -o {path}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} is no exported run: {error!r}; write one with: gpualloc results export --format json -o {path}"
         ) from error
@@ -103,10 +104,10 @@ def read_json(path: Path, option: str) -> Any:
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise UsageError(f"{option} {path} is larger than {_MAX_FILE_BYTES // 2**20} MiB; give the file that gpualloc wrote")
-        return json.loads(path.read_bytes().decode("utf-8", "backslashreplace"))
+        return from_json(path.read_bytes().decode("utf-8", "backslashreplace"))
     except OSError as error:
         raise UsageError(f"{option} {path} cannot be read: {error.strerror}; give a file that can") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{option} {path} is not JSON: {error}; write it again with --json") from error
 
 
@@ -150,7 +151,7 @@ def read_profile(path: Path) -> tuple[Profile, Trace | None]:
         profile = Profile(subject=str(data["subject"]), ranks=ranks, verdict=verdict)
         if not ranks or any(rank.times.step_time_s <= 0 for rank in ranks):
             raise ValueError("no rank with a step")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"--profile {path} is no profile: {error!r}; write one with: gpualloc profile --json > profile.json") from error
     trace_path = Path(profile.ranks[0].trace_path)
     for candidate in (trace_path, path.parent / trace_path.name):

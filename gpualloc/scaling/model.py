@@ -15,9 +15,9 @@ from gpualloc.scaling.placement import Array
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import Forecast, StepQuery, StepRow, Suggestion
 from gpualloc.scaling.residuals import Residuals, fit_residuals
-from gpualloc.scaling.transfer import carried_rows, scaled_fit, travelling_means
+from gpualloc.scaling.transfer import carried_rows, published_ratio, scaled_fit, travelling_means
 
-_LIKENESS_SD = 0.35  # of a step time carried over by published ratios: peaks are not reached to the same degree
+_LIKENESS_SD = 0.35  # of the logarithm of a step time carried over by a ratio: jobs differ in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,20 +109,25 @@ class ScalingModel:
 
         return suggest(self, queries)
 
-    def like(self, cluster: str, *, known: str, compute_ratio: float, link_ratio: float) -> ScalingModel:
+    def like(self, cluster: str, *, known: str, compute_ratio: float | None = None, link_ratio: float = 1.0) -> ScalingModel:
         """This model with one cluster more, as `known` with GPUs and links so many times as fast; intervals are wider there.
 
-        The ratios are measured ones or of published peaks and bandwidths: what they are, the caller knows.
+        Args:
+            cluster: the new one's name, without `compute_ratio` one that begins with its GPU's.
+            known: a cluster of the rows.
+            compute_ratio: as measured; None: from the published memory bandwidths, with a still wider interval.
+            link_ratio: of links.
 
         Raises:
-            UsageError: `known` is not, `cluster` is already, or a ratio is not above 0.
+            UsageError: `known` is not, `cluster` is already, a ratio is not above 0, or none is published.
         """
         if known not in self.clusters or cluster in self.clusters:
             raise UsageError(f"{cluster!r} like {known!r}: the first must be new and the second one of {', '.join(self.clusters)}")
-        if not (compute_ratio > 0 and link_ratio > 0):
-            raise UsageError(f"ratios {compute_ratio:g} and {link_ratio:g} must be above 0: 2 is twice as fast")
-        fit = scaled_fit(self.clusters[known].fit, compute_ratio=compute_ratio, link_ratio=link_ratio)
-        origins = {job.name: Origin(cluster=known, sd=_LIKENESS_SD) for job in fit.frame.jobs}
+        ratio, sd = (compute_ratio, 0.0) if compute_ratio is not None else published_ratio(cluster, known)
+        if not (ratio > 0 and link_ratio > 0):
+            raise UsageError(f"ratios {ratio:g} and {link_ratio:g} must be above 0: 2 is twice as fast")
+        fit = scaled_fit(self.clusters[known].fit, compute_ratio=ratio, link_ratio=link_ratio)
+        origins = {job.name: Origin(cluster=known, sd=float(np.hypot(_LIKENESS_SD, sd))) for job in fit.frame.jobs}
         nothing = {job.name: fit_residuals([], np.zeros(0), np.zeros(0), self.priors) for job in fit.frame.jobs}
         added = FittedCluster(fit=fit, residuals=nothing, origins=origins, like=known)
         return ScalingModel(rows=self.rows, clusters={**self.clusters, cluster: added}, priors=self.priors)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_json
 from gpualloc.scaling.fit import ClusterFit
 from gpualloc.scaling.frame import Frame, JobFrame
 from gpualloc.scaling.model import FittedCluster, Origin, ScalingModel
@@ -54,7 +55,7 @@ def read_model(path: Path) -> ScalingModel:
     """
     remedy = "write it again with gpualloc forecast fit"
     try:
-        data = json.loads(path.read_text())
+        data = from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}; {remedy}") from error
     except ValueError as error:
@@ -72,7 +73,7 @@ def read_model(path: Path) -> ScalingModel:
             return ScalingModel.fit(rows)
         priors = Priors(**data["priors"])
         clusters = {name: _cluster(cluster, priors) for name, cluster in data["clusters"].items()}
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:
         raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
     return ScalingModel(rows=rows, clusters=clusters, priors=priors)
 

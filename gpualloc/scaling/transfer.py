@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from gpualloc.errors import UsageError
+from gpualloc.profiling.peaks import find_memory_gb_s
 from gpualloc.scaling.fit import ClusterFit
 from gpualloc.scaling.records import StepRow
 
@@ -14,6 +16,25 @@ _MIN_LINKED_ROWS = 12  # on several GPUs: below, a job's own coefficients say li
 _KEPT = 0.7  # of a job's departure from the others, on another cluster
 _TRAVELLING_SD = 0.15  # of that departure
 _RATIO_SD = 0.25  # of the ratio of two clusters' single-GPU times from job to job, where too few jobs were measured on both to tell
+# Of log(published memory bandwidth of one GPU / of another) so much shows in the step time, and its standard deviation: jobs whose
+# loader or launches bound them gain nothing. Chosen on T4, RTX 2080 Ti and A100 (benchmarks/compare_forecast.py --splits published).
+_PUBLISHED_SHARE, _PUBLISHED_SD = 0.7, 0.43
+
+
+def published_ratio(name: str, known: str) -> tuple[float, float]:
+    """(how many times as fast the GPU of cluster `name` computes as that of `known`, standard deviation of its logarithm).
+
+    From the published memory bandwidth: over whole training steps GPUs differ by that more than by their peak operations.
+
+    Raises:
+        UsageError: a name does not begin with that of a GPU in gpualloc.profiling.peaks.
+    """
+    new_gb_s, known_gb_s = map(find_memory_gb_s, (name, known))
+    if new_gb_s is None or known_gb_s is None:
+        unknown = name if new_gb_s is None else known
+        raise UsageError(f"no memory bandwidth is published here for {unknown!r}; give the ratios: --like '{name}={known}:1.9:1'")
+    log_ratio = float(np.log(new_gb_s / known_gb_s))
+    return float(np.exp(_PUBLISHED_SHARE * log_ratio)), _PUBLISHED_SD * abs(log_ratio)
 
 
 def travelling_means(name: str, fits: Mapping[str, ClusterFit], rows: Sequence[StepRow]) -> dict[str, tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -112,9 +113,14 @@ def translated_errors(path: Path, schema: Schema) -> Iterator[None]:
 
 
 def _create_file(path: Path, schema: Schema) -> None:
+    """For its user alone. A file that is there is not opened: closing it again would release the locks of this process's other connections
+    to it, and the next process to leave would delete the log that they go on writing to (https://sqlite.org/howtocorrupt.html, 2.2)."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise StoreError(f"the {schema.noun} {path} cannot be written: {error.strerror}; use another file with --store") from error
 

@@ -9,6 +9,7 @@ import types
 import typing
 from typing import Any
 
+from gpualloc import plain_data
 from gpualloc.errors import StoreError
 from gpualloc.records import BenchCase, Environment, Measurement, from_json, to_json
 
@@ -34,7 +35,7 @@ def decode_measurement(text: str) -> Measurement:
         StoreError: not JSON, of a newer schema, a field missing or unknown, of the wrong type, or not finite.
     """
     try:
-        data = json.loads(text)
+        data = plain_data.from_json(text)
     except (ValueError, TypeError) as error:
         raise StoreError(f"not JSON: {error}") from error
     if not isinstance(data, dict):
@@ -51,7 +52,7 @@ def decode_measurement(text: str) -> Measurement:
 def decode_environment(text: str) -> Environment | None:
     """The environment of a run, or None when the row is damaged."""
     try:
-        environment = Environment(**json.loads(text))
+        environment = Environment(**plain_data.from_json(text))
         _check_fields(environment)
     except (ValueError, TypeError, StoreError):
         return None
@@ -61,7 +62,7 @@ def decode_environment(text: str) -> Environment | None:
 def decode_options(text: str) -> dict[str, Any]:
     """The options of a run, or {} when the row is damaged."""
     try:
-        options = json.loads(text)
+        options = plain_data.from_json(text)
     except (ValueError, TypeError):
         return {}
     return options if isinstance(options, dict) else {}

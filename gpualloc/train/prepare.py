@@ -15,12 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from gpualloc import strategies
 from gpualloc.bench import precision as precisions
+from gpualloc.comm.stats_logger import Log
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.records import BenchCase
 from gpualloc.strategies.wrapped import UnderAutocast, Wrapped
 from gpualloc.train.agreement import Agreement
 from gpualloc.train.sampler import ResumableSampler
 from gpualloc.train.settings import Place, Settings, read_place, read_settings
+from gpualloc.train.step_log import StepLog
 from gpualloc.train.training import Training
 
 
@@ -42,6 +44,8 @@ def prepare(
     checkpoint_every_s: float = 600.0,
     seed: int = 0,
     timeout_s: float = 60.0,
+    log: Log | None = None,
+    log_every_steps: int = 50,
     **loader_options: Any,
 ) -> Training:
     """The training of `model` on `dataset`, as `gpualloc run` planned it; with the arguments' values where nobody planned.
@@ -66,6 +70,8 @@ def prepare(
         seed: of the order of samples.
         timeout_s: after which a collective that some rank does not join fails: longer than any rank alone is busy between two steps,
             such as rank 0 with an evaluation. Saving a checkpoint has ten minutes of its own.
+        log: called on rank 0 with figures by name and the step, such as wandb.log; see docs/train.md.
+        log_every_steps: how often.
         loader_options: for the DataLoader: num_workers, collate_fn, ...
 
     Raises:
@@ -124,6 +130,7 @@ def prepare(
         samples_per_step=samples_per_step,
         num_steps=num_steps or (num_epochs or 0) * (num_samples // samples_per_step),
         max_grad_norm=max_grad_norm,
+        step_log=StepLog(log, every_steps=log_every_steps, handle=wrapped.handle),
         agreement=Agreement(save_every_s=checkpoint_every_s if settings.checkpoint and place.rank == 0 else None, timeout_s=timeout_s),
     )
     training.resume()

@@ -24,6 +24,7 @@ from gpualloc.train import checkpoint
 from gpualloc.train.agreement import Agreement
 from gpualloc.train.sampler import ResumableSampler
 from gpualloc.train.settings import Settings
+from gpualloc.train.step_log import StepLog
 
 EXIT_STOPPED = 143  # 128 + SIGTERM: a checkpoint is saved and training is not done
 _REPORT_EVERY_S = 1.0
@@ -49,6 +50,7 @@ class Training:
     num_steps: int
     max_grad_norm: float | None
     agreement: Agreement
+    step_log: StepLog
     steps_done: int = 0
     epoch: int = 0
     first_step: int = 0  # above 0 where training went on from a checkpoint
@@ -185,6 +187,8 @@ class Training:
 
     def _after_step(self) -> None:
         self._time()
+        if self.is_main:
+            self.step_log.after_step(self.steps_done, epoch=self.epoch)
         should_save, should_stop = self.agreement.after_step()
         if should_save:
             self.save()
@@ -205,7 +209,11 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             now_s = time.monotonic()
-        self._step_times_s.append((now_s - self._window_started_s) / self._window_steps)
+        window_s = now_s - self._window_started_s
+        self._step_times_s.append(window_s / self._window_steps)
+        if self.is_main and self.step_log.log is not None:
+            loss = None if self._loss is None else float(self._loss.mean())
+            self.step_log.add_window(window_s, self._window_steps, samples_per_step=self.samples_per_step, loss=loss)
         self._window_started_s, self._window_steps = now_s, 0
         self._report()
 

@@ -50,7 +50,7 @@ def parse_price(option: str, text: str) -> Price:
     currency = (found["before"].strip() or found["after"].strip()) if found else ""
     if not found or (found["before"].strip() and found["after"].strip()) or any(map(str.isdigit, currency)):
         raise UsageError(f"{option} {text!r} is no price; write an amount and its currency: '2.50 EUR'")
-    if float(found["amount"]) <= 0:
+    if not 0 < float(found["amount"]) < math.inf:
         raise UsageError(f"{option} {text!r} is out of range; choose an amount above 0")
     if not currency:
         raise UsageError(f"{option} {text!r} has no currency; write it behind the amount: '{text.strip()} EUR'")

@@ -21,6 +21,7 @@ class WasteRule:
 
     @property
     def slot_s(self) -> float:
+        """Seconds over which utilisation is averaged before it is judged."""
         return min(_MAX_SLOT_S, self.for_s / _SLOTS_PER_SPAN)
 
 

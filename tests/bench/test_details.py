@@ -187,6 +187,7 @@ def test_steps_that_use_up_what_readers_got_ready_are_as_many_as_it_takes(monkey
     steps = []
     real_step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda self, batches: (steps.append(1), real_step(self, batches))[1])
+    monkeypatch.setattr(measure.RankWatch, "stop", lambda watch: [])  # a disturbed repeat is made again
     case = replace(LLAMA, num_workers=2, grad_accum_steps=3, num_warmup_steps=0, num_steps=1, num_repeats=1)
     measure_rank(case, rank=0, device=CPU)
     assert len(steps) == 2 + 1  # four batches ahead are two steps of three

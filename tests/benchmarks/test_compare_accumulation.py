@@ -29,7 +29,7 @@ LOST = {
 
 def test_as_it_is_called(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    command = [sys.executable, str(ROOT / "benchmarks/compare_accumulation.py"), "--world-sizes", "2,16", "--seeds", "1"]
+    command = [sys.executable, str(ROOT / "benchmarks/compare_accumulation.py"), "--world-sizes", "2,16", "--seeds", "1", "--seed", "0"]
     done = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     result = json.loads(output.read_text())

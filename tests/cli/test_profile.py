@@ -93,6 +93,13 @@ def test_refusals_come_before_anything_runs(arguments: list[str], message: str, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_settings_file_for_built_in_workloads_leaves_scripts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPUALLOC_PROFILE_SEED", "1")
+    (tmp_path / "gpualloc.toml").write_text('[profile]\nmodel = "gpt_tiny"\n')
+    assert "'nowhere.py' does not exist" in str(run("--", "nowhere.py", raises=UsageError).exception)
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = run(*TINY, "--trace-dir", str(tmp_path / "file" / "traces"), raises=GpuallocError).exception

@@ -13,7 +13,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {"lightning_hook": "lightning", "accelerate_hook": "accelerate", "trainer_hook": "transformers"}  # -> what it needs
+EXAMPLES = {
+    "torch_hook": "torch",
+    "lightning_hook": "lightning",
+    "accelerate_hook": "accelerate",
+    "trainer_hook": "transformers",
+}  # -> what it needs
 OPTIMIZER_STEPS = 16
 
 
@@ -48,6 +53,16 @@ def test_example_trains_with_the_hook_as_without_it(example: str, tmp_path: Path
     # Each step's gradient is off by two roundings of half an ulp: W u = 2**-10 of the mean magnitude. These models are smooth enough
     # for 16 such steps to leave the losses within 16 * 2**-10 of each other.
     assert first["fp16"]["losses"] == pytest.approx(first[None]["losses"], rel=OPTIMIZER_STEPS * 2.0**-10)
+
+
+def test_the_plain_loop_runs_alone_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, runpy; train = runpy.run_path('examples/torch_hook.py')['train']\n"
+        f"print([train('fp16', pathlib.Path({str(tmp_path / 'kept.pt')!r}))[2].stats().steps for _ in range(2)])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[32, 64]\n", done.stderr
 
 
 def test_what_the_guide_shows_is_what_the_examples_do() -> None:

@@ -9,7 +9,7 @@ from gpualloc.findings import find
 from gpualloc.findings.panels import panels
 from gpualloc.plots import check_plot_path, draw
 from tests.findings.studied_runs import batches_run, details_run, study_run
-from tests.store.sample_measurements import image_case, measured
+from tests.store.sample_measurements import image_case, llm_case, measured
 
 
 def test_panels_show_the_figures() -> None:
@@ -19,6 +19,12 @@ def test_panels_show_the_figures() -> None:
     assert precision.lines[1].y == pytest.approx((2.10, 2.24, 2.35, 2.45, 2.52), rel=0.01)
     assert (scaling.reference_y, [line.label for line in scaling.lines]) == (0.8, ["2 GPUs", "4 GPUs"])
     assert (of_gpt.x_label, of_gpt.lines[0].x) == ("batch size, samples per rank", (4, 8, 16))
+
+
+def test_a_language_model_of_one_size_has_a_point() -> None:
+    rows = [measured(llm_case(strategy="single", world_size=1), 0.1), measured(llm_case(), 0.11)]
+    ((scaling,),) = panels(find(rows))
+    assert (scaling.x_label, scaling.lines[0].x) == ("sequence length, tokens", (1024,))
 
 
 def test_a_detail_is_drawn_over_the_ranks_from_the_single_process_on() -> None:

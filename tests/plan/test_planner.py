@@ -307,3 +307,25 @@ def test_every_plan_is_sound(tables: list[dict[Any, float]], memory_gib: float, 
     placed = {each.workload for each in planned.plan.assignments} | {each.workload for each in planned.plan.waiting}
     assert placed == {job["name"] for job in jobs}
     assert dataclasses.asdict(planned.plan)["seed"] == seed
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    tables=st.lists(rate_tables, min_size=1, max_size=3),
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    more=st.sampled_from([(1, 0), (0, 1), (2, 2)]),
+    objective=st.sampled_from(["mean_jct", "makespan", "cost"]),
+)
+def test_more_gpus_never_worsen_the_best_plan(
+    tables: list[dict[Any, float]], sizes: tuple[int, int], more: tuple[int, int], objective: str
+) -> None:
+    jobs = [workload(f"job{number}", rates=table, batch={"global_batch_size": 24}) for number, table in enumerate(tables)]
+
+    def best(num_a100: int, num_t4: int) -> tuple[int, float]:
+        nodes = cluster({"num_gpus": num_a100}, {"gpu_type": "T4", "num_gpus": num_t4, "memory_gib": 15}, **PRICED)
+        planned = plan_of(workloads_file(*jobs), nodes, may_wait=True, method="exact", objective=objective)
+        return len(planned.plan.assignments), 0.0 if planned.score is None else planned.score
+
+    (few, score), (many, more_score) = best(*sizes), best(sizes[0] + more[0], sizes[1] + more[1])
+    assert many >= few, "a workload that had room has room"
+    assert many > few or more_score <= score * (1 + 1e-5)  # as near as the exact method goes

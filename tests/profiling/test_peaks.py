@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gpualloc.profiling.peaks import PEAKS, TFLOPS, find_peaks, utilisation_of_peak
+from gpualloc.profiling.peaks import PEAKS, TFLOPS, find_memory_gb_s, find_peaks, utilisation_of_peak
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,24 @@ def test_names_as_cuda_gives_them(name: str, bf16: float) -> None:
 @pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H300", "NVIDIA L4000", "AMD Instinct MI300X", ""])
 def test_no_guess_for_others(name: str) -> None:
     assert find_peaks(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_gb_s"),
+    [
+        ("NVIDIA H200", 4800),
+        ("NVIDIA H200 NVL nvlink4 ib_ndr 8 a node", 4800),
+        ("NVIDIA H100 80GB HBM3 nvlink4", 3350),
+        ("Tesla T4", 320),
+        ("NVIDIA L40S", 864),
+        ("NVIDIA L4", 300),
+        ("NVIDIA L4000", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("aws", None),
+    ],
+)
+def test_memory_of_the_gpu_that_a_clusters_name_begins_with(name: str, memory_gb_s: float | None) -> None:
+    assert find_memory_gb_s(name) == memory_gb_s
 
 
 def test_every_entry_has_a_dated_source_and_dense_figures() -> None:

@@ -100,3 +100,42 @@ def test_the_command_fits_and_answers_each_query_in_order(tmp_path: Path) -> Non
         app, ["forecast", "predict", "--model", str(tmp_path / "m.json"), "--csv", str(tmp_path / "queries.csv"), "--json"]
     )
     assert [row["kind"] for row in json.loads(done.stdout)] == ["extrapolates", "refused", "interpolates"]
+
+
+def single(cluster: str) -> StepQuery:
+    return StepQuery(cluster=cluster, model="job0", num_nodes=1, num_gpus=1, placement=None, per_device_batch_size=32)
+
+
+def test_a_cluster_like_another_is_as_many_times_as_fast_with_a_wider_interval(model: ScalingModel) -> None:
+    both = model.like("fast", known="made", compute_ratio=2.0, link_ratio=1.0)
+    made, fast = both.predict([single("made"), single("fast")])
+    assert fast.step_time_s == pytest.approx((made.step_time_s or 0) / 2, rel=0.02)
+    assert (fast.high_s or 0) / (fast.low_s or 1) > 2 > (made.high_s or 9) / (made.low_s or 1)
+    for known, ratio in (("made", 0.0), ("none", 1.0)):
+        with pytest.raises(UsageError):
+            model.like("fast", known=known, compute_ratio=ratio)
+
+
+def test_gpus_of_published_memory_bandwidth_are_between_as_fast_and_that_much_faster() -> None:
+    from dataclasses import replace
+
+    t4, a100 = "Tesla T4", "NVIDIA A100-SXM4-40GB nvlink3"
+    fitted = ScalingModel.fit([replace(row, cluster=t4) for row in (*rows_of(0), *rows_of(1))])
+    slow, fast = fitted.like(a100, known=t4).predict([single(t4), single(a100)])
+    assert slow.step_time_s is not None
+    assert slow.step_time_s / (1555 / 320) < (fast.step_time_s or 0) < slow.step_time_s
+    assert (fast.low_s or 9) < slow.step_time_s / (1555 / 320)
+    assert slow.step_time_s < (fast.high_s or 0)
+    with pytest.raises(UsageError, match="no memory bandwidth is published here for 'NVIDIA X1'"):
+        fitted.like("NVIDIA X1", known=t4)
+
+
+def test_the_command_takes_a_cluster_like_another(model: ScalingModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "m.json")
+    (tmp_path / "q.csv").write_text(f"{HEADER.rsplit(',', 2)[0]}\nfast,job0,1,1,1,32\n")
+    asked = ["forecast", "predict", "--model", str(tmp_path / "m.json"), "--csv", str(tmp_path / "q.csv"), "--json"]
+    (fast,) = json.loads(CliRunner().invoke(app, [*asked, "--like", "fast=made:2:1"]).stdout)
+    (alone,) = model.predict([single("made")])
+    assert fast["step_time_s"] == pytest.approx((alone.step_time_s or 0) / 2, rel=0.02)
+    assert "NEW=KNOWN" in CliRunner().invoke(app, [*asked, "--like", "fast=other:2"]).output
+    assert "published here" in CliRunner().invoke(app, [*asked, "--like", "fast=made"]).output

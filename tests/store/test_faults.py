@@ -237,3 +237,21 @@ def test_a_run_with_a_damaged_environment_is_still_listed(filled: Path, text: st
     with ResultsStore(filled) as store:
         assert store.run(1).environment is None
         assert len(store.measurements(1)[0]) == len(gpu_run())
+
+
+def test_a_second_connection_leaves_the_first_its_locks(path: Path) -> None:
+    """Closing any file descriptor of a file ends all POSIX locks that the process has on it. SQLite's own do not; ours must not be one."""
+    look = [
+        "import sqlite3, sys",
+        "connection = sqlite3.connect(sys.argv[1])",
+        "print(connection.execute('SELECT COUNT(*) FROM runs').fetchone()[0])",
+    ]
+
+    def runs_seen_by_another_process() -> int:
+        done = subprocess.run([sys.executable, "-c", "\n".join([*look, "connection.close()"]), str(path)], capture_output=True, text=True)
+        return int(done.stdout)
+
+    with ResultsStore(path) as first, ResultsStore(path):
+        assert runs_seen_by_another_process() == 0  # as it leaves, it would delete the log if nobody seemed to hold the file
+        first.begin_run(command="", options={}, environment=GPU_ENVIRONMENT)
+        assert runs_seen_by_another_process() == 1

@@ -198,6 +198,6 @@ def _read(path: Path) -> Module:
         return Module(path, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--script {path} cannot be read: {error}; give a Python file") from error
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply for Python's parser
         where = f"{path}:{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else str(path)
         raise UsageError(f"{where} is not Python: {getattr(error, 'msg', error)}; mend it, or name another file with --script") from error

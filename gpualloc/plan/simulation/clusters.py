@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gpualloc.errors import UsageError
+from gpualloc.plain_data import from_json, from_yaml
+from gpualloc.plan.file_errors import describe
 from gpualloc.plan.protocol import Cluster, Node
 
 # (GPU type, nodes, GPUs of a node). mixed64: the heterogeneous cluster of Sia (SOSP 2023, section 5); the others are round numbers.
@@ -27,7 +27,7 @@ class _Nodes(BaseModel):
     gpu_type: str = Field(min_length=1)
     nodes: int = Field(ge=1, le=100_000)
     gpus_per_node: int = Field(ge=1, le=64)
-    price_per_gpu_hour: float | None = Field(default=None, gt=0)
+    price_per_gpu_hour: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class ClusterFile(BaseModel):
@@ -56,17 +56,13 @@ def load_cluster(name: str) -> tuple[Cluster, dict[str, float]]:
         raise UsageError(f"--cluster {name} is neither a preset ({', '.join(PRESETS)}) nor a .yaml, .yml or .json file")
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        data = from_json(text) if path.suffix == ".json" else from_yaml(text)
+    except (OSError, ValueError) as error:
         raise UsageError(f"cluster file {path} cannot be read: {error}; see docs/simulate.md for the form") from error
     try:
         file = ClusterFile.model_validate(data)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"])) or "the file"
-        raise UsageError(
-            f"{path}: {where}: {fault['msg']} (seen: {fault['input']!r}); nodes is a list of gpu_type, nodes, gpus_per_node"
-        ) from None
+        raise UsageError(f"{path}: {describe(error)}; nodes is a list of gpu_type, nodes, gpus_per_node") from None
     return file.cluster(), file.prices_per_hour()
 
 

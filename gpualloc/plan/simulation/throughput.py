@@ -122,7 +122,7 @@ def read_measured(path: Path) -> dict[str, MeasuredSteps]:
                         "counts and times are numbers above 0, sync_time_s < step_time_s"
                     )
                 rows[row["model"]][shape][batch].append((step, sync))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"table of steps {path} cannot be read: {error}; give a CSV file that can") from error
     no_single = [model for model, shapes in rows.items() if not any(nodes == 1 for nodes, _ in shapes)]
     if not rows or no_single:

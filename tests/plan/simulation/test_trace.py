@@ -117,8 +117,8 @@ def test_clusters(tmp_path: Path) -> None:
     assert (cluster.num_gpus, prices) == (20, {"h100": 2.5})
     for wrong, words in (
         ("nodes: []", "nodes"),
-        ("nodes: [{gpu_type: t4, nodes: 0, gpus_per_node: 4}]", "nodes.0.nodes"),
-        ("nodes: [{gpu_type: t4, nodes: 1, gpus_per_node: 4, price: 3}]", "nodes.0.price"),
+        ("nodes: [{gpu_type: t4, nodes: 0, gpus_per_node: 4}]", r"nodes\[0\].nodes: input should be greater than or equal to 1, not 0"),
+        ("nodes: [{gpu_type: t4, nodes: 1, gpus_per_node: 4, price: 3}]", r"nodes\[0\].price: extra"),
         ("- [", "cannot be read"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -1,0 +1,50 @@
+"""For mkdocs: the README is the site's front page, and files of the repository that pages link to go along, so that links work offline.
+
+Pages are written for reading in the repository: a link such as ../benchmarks/results/x.json leaves docs/, which a site cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+FRONT = "index.md"
+
+
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Adds the README and every file that a page links to outside of docs/."""
+    files.append(File.generated(config, FRONT, content=(ROOT / "README.md").read_text()))
+    targets = {target for file in files.documentation_pages() for target in _targets(file) if not target.startswith("docs/")}
+    for target in sorted(targets - {"README.md"}):
+        if (ROOT / target).is_file():  # a link to nothing stays one, and fails the build
+            files.append(File.generated(config, f"repository/{target}", abs_src_path=str(ROOT / target)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The page with its links as they are in the site."""
+    file = page.file
+
+    def in_site(link: re.Match[str]) -> str:
+        target, anchor = _from_root(file, link[1]), link[2] or ""
+        if target == "README.md":
+            return f"]({FRONT}{anchor})"
+        return f"]({target.removeprefix('docs/') if target.startswith('docs/') else f'repository/{target}'}{anchor})"
+
+    return LINK.sub(in_site, markdown)
+
+
+def _targets(file: File) -> set[str]:
+    return {_from_root(file, link[1]) for link in LINK.finditer(file.content_string)}
+
+
+def _from_root(file: File, link: str) -> str:
+    """`../examples/study.yaml` of a page of docs/, `docs/bench.md` of the README: where it is in the repository."""
+    if file.src_uri == FRONT:
+        return link
+    return link.removeprefix("../") if link.startswith("../") else f"docs/{link}"
