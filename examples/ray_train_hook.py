@@ -29,7 +29,7 @@ def train(settings: dict[str, Any]) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if ray.train.get_checkpoint() is not None:
         with ray.train.get_checkpoint().as_directory() as folder:
-            saved = torch.load(f"{folder}/saved.pt")
+            saved = torch.load(f"{folder}/saved.pt", weights_only=True)
         net.load_state_dict(saved["model"])
         hook.load_state_dict(saved["hook"])
 

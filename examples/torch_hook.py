@@ -41,7 +41,7 @@ def train(wire: str | None, checkpoint: Path | None = None) -> tuple[nn.Module, 
     hook = gpualloc.register_comm_hook(model, wire=wire) if wire else None  # before the first backward pass
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if checkpoint is not None and checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=DEVICE)
+        saved = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
         net.load_state_dict(saved["model"])
         hook.load_state_dict(saved["hook"])
 
