@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 namespace gpualloc {
 
@@ -46,12 +47,10 @@ class TraceRange {
 
   template <class... Parts>
   void begin(const Parts&... name) {
-    record_.emplace(at::RecordScope::USER_SCOPE);
-    if (record_->isActive()) {
-      record_->before(c10::str("gpualloc::", name...));
-    } else {
-      record_.reset();
-    }
+    std::optional<at::StepCallbacks> listeners = at::getStepCallbacksUnlessEmpty(at::RecordScope::USER_SCOPE);
+    if (!listeners.has_value()) return;
+    record_.emplace(std::move(*listeners));
+    record_->before(c10::str("gpualloc::", name...));
   }
 
   Profiled of_;
