@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    pytest.importorskip("ray.train", reason="needs ray[train]", exc_type=ImportError)
+    pytest.importorskip("ray.train", reason="needs pip install 'ray[train]'", exc_type=ImportError)
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
