@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "soak" not in config.getoption("markexpr"):
         missing["soak"] = "takes minutes; run it with: pytest -m soak"
     if "docs" not in config.getoption("markexpr"):
-        missing["docs"] = "takes a quarter of an hour; run it with: pytest -m docs"
+        missing["docs"] = "takes half an hour; run it with: pytest -m docs"
     for item in items:
         for name, reason in missing.items():
             if item.get_closest_marker(name) is not None:
