@@ -25,7 +25,8 @@ def train(settings: dict[str, Any]) -> None:
     net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     model = prepare_model(net, parallel_strategy_kwargs={"gradient_as_bucket_view": True})
     hook = gpualloc.register_comm_hook(model, wire=settings["wire"])  # `prepare_model` has wrapped it in DDP
-    batches = prepare_data_loader(DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True).sin()), batch_size=16))
+    data = TensorDataset(inputs, inputs.sum(1, keepdim=True).sin())
+    batches = prepare_data_loader(DataLoader(data, batch_size=32 // ray.train.get_context().get_world_size()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     if ray.train.get_checkpoint() is not None:
         with ray.train.get_checkpoint().as_directory() as folder:

@@ -35,7 +35,7 @@ def train(wire: str | None, checkpoint: Path | None = None) -> tuple[nn.Module, 
     torch.manual_seed(0)
     inputs = torch.randn(128, 8)
     data = TensorDataset(inputs, inputs.sum(1, keepdim=True).sin())
-    batches = DataLoader(data, batch_size=16, sampler=DistributedSampler(data))
+    batches = DataLoader(data, batch_size=32 // dist.get_world_size(), sampler=DistributedSampler(data))
     net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1)).to(DEVICE)
     model = DistributedDataParallel(net, gradient_as_bucket_view=True)
     hook = gpualloc.register_comm_hook(model, wire=wire) if wire else None  # before the first backward pass

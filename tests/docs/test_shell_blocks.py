@@ -128,6 +128,8 @@ def test_gpualloc_understands_its_commands(page: str, parsed: list[Any], monkeyp
     monkeypatch.chdir(ROOT / "examples")  # where the first hour's models are
     for command in commands_of(page):
         for arguments in gpualloc_lines(command):
+            if "completion" in arguments[0]:
+                continue  # writes to the files of the shell it is called from, which here is none
             done = CliRunner().invoke(app, arguments)
             assert done.exit_code == 0, (command, done.stderr)
     for context in parsed:
