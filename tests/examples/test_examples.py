@@ -62,7 +62,7 @@ def test_the_plain_loop_runs_alone_and_goes_on_from_its_checkpoint(tmp_path: Pat
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "[32, 64]\n", done.stderr
+    assert done.stdout == "[16, 32]\n", done.stderr
 
 
 def test_what_the_guide_shows_is_what_the_examples_do() -> None:
