@@ -87,11 +87,12 @@ def show_parts(weights: Sequence[float], *, are_seconds: bool = False, are_short
     if not sys.stderr.isatty():
         yield _Lines(len(weights), gap_s=_FEW_LINES_S if are_short else 0.0)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn
 
     pace = Pace(weights=weights, are_seconds=are_seconds)
-    left = _live_column(lambda: left_text(pace.left_s()).ljust(_LEFT_WIDTH))
-    with _bar(BarColumn(), MofNCompleteColumn(), _elapsed(), left, TextColumn("{task.description}", markup=False)) as bar:
+    left = _live_column(lambda task: left_text(pace.left_s()).ljust(_LEFT_WIDTH), is_whole=True)
+    name = _live_column(lambda task: task.description, is_whole=False)
+    with _bar(BarColumn(), MofNCompleteColumn(), _elapsed(), left, name) as bar:
         yield _Bar(bar, bar.add_task("", total=len(weights)), pace)
 
 
@@ -150,17 +151,19 @@ def _bar(*columns: Any) -> Any:
 
 def _elapsed() -> Any:
     from rich.progress import TimeElapsedColumn
+    from rich.table import Column
 
-    return TimeElapsedColumn()
+    return TimeElapsedColumn(table_column=Column(no_wrap=True))
 
 
-def _live_column(text: Callable[[], str]) -> Any:
-    """Asked at every refresh."""
+def _live_column(text: Callable[[Any], str], *, is_whole: bool) -> Any:
+    """Asked at every refresh. A line too narrow for all cuts the others, not those that are whole."""
     from rich.progress import ProgressColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Live(ProgressColumn):
         def render(self, task: Any) -> Text:
-            return Text(text())
+            return Text(text(task), no_wrap=True, overflow="ellipsis")
 
-    return Live()
+    return Live(table_column=Column(no_wrap=is_whole))

@@ -76,7 +76,7 @@ def rehearse(
     try:
         with interruptible(), show_parts([1.0] * len(sizes)) as parts:
             for size in sizes:
-                parts.begin(f"{what.command} as one of {size} GPUs")
+                parts.begin(f"as one of {size} GPUs: {what.command}")
                 done.append(
                     rehearse_script(
                         what,

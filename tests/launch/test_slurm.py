@@ -1,5 +1,6 @@
 """Jobs on a real Slurm whose GPUs do not exist, and what happens without one."""
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpualloc.plan.records import PlannedDevice
@@ -131,10 +133,14 @@ def test_a_slurm_whose_controller_is_gone_in_the_middle_of_a_job_ends_the_comman
         process = plans.start(tmp_path, "run", plans.write(tmp_path, planned), *SLURM, "-o", "lost-after=1")
         try:
             wait_for(lambda: says(tmp_path / "jobs/1-text/attempt1/rank0.log", "sleeping"), process)
+            left = [each for each in psutil.process_iter() if each.name() == "srun"]
             subprocess.run(["scontrol", "shutdown", "slurmctld"], check=True)
             _, stderr = process.communicate(timeout=60)
         finally:
             process.kill()
+            for each in left:  # with no controller to tell it that the job is over
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
         assert process.returncode == 1
         assert "gpualloc: error: scontrol --oneliner failed: " in stderr
         assert "see what Slurm says with: sinfo" in stderr
