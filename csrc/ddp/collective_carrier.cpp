@@ -155,7 +155,7 @@ CollectiveCarrier::Future CollectiveCarrier::start(const Shipment& shipment, Sli
   slice.wire = arena_.take(2 * slice.numel(), shipment.device());
   tensors = {slice.wire.view(dtype_of(shipment.wire))};
   {
-    const TraceRange range(shipment.profiled, "narrow to ", name_of(shipment.wire));
+    const TraceRange range("narrow to ", name_of(shipment.wire));
     pack_all(slice.buffers, slice.residuals, tensors.front(), shipment.scale / group.getSize(), shipment.wire_state);
   }
   return group.allreduce(tensors)->getFuture();
@@ -164,7 +164,7 @@ CollectiveCarrier::Future CollectiveCarrier::start(const Shipment& shipment, Sli
 void CollectiveCarrier::finish(const Shipment& shipment, const Slice& slice) {
   if (slice.number == shipment.slices - 1) shipment.stamp(&TransferStamps::arrived);
   if (shipment.wire == Wire::fp32) return count_fp32(slice.buffers, shipment.counters(slice.number));
-  const TraceRange range(shipment.profiled, "widen from ", name_of(shipment.wire));
+  const TraceRange range("widen from ", name_of(shipment.wire));
   unpack(slice.wire.view(dtype_of(shipment.wire)), slice.buffers, 1 / shipment.scale, shipment.counters(slice.number));
 }
 
@@ -178,7 +178,7 @@ void CollectiveCarrier::exchange(const Shipment& shipment, const Slice& slice) {
   const at::Tensor gathered = arena_.take(world_size * bytes, shipment.device());
   const at::Tensor own = gathered.narrow(0, group.getRank() * bytes, bytes);
   std::optional<at::Tensor> residual, error;
-  std::optional<TraceRange> range(std::in_place, shipment.profiled, "narrow to ", name_of(shipment.wire));
+  std::optional<TraceRange> range(std::in_place, "narrow to ", name_of(shipment.wire));
   if (is_int8) {
     if (!slice.residuals.empty()) {
       residual = slice.residuals.front();
@@ -197,7 +197,7 @@ void CollectiveCarrier::exchange(const Shipment& shipment, const Slice& slice) {
               "gpualloc: wire=\"int8\" and accumulate=\"fp32\" need NCCL or gloo on the CPU, got a process group that is neither");
   const c10::StreamGuard guard(side_stream(slice.lane, shipment.device()));
   shards->wait();  // this stream and not the host, like all below
-  range.emplace(shipment.profiled, "sum in fp32");
+  range.emplace("sum in fp32");
   if (is_int8) {
     reduce_int8(received, own, world_size, error);
   } else {
@@ -206,7 +206,7 @@ void CollectiveCarrier::exchange(const Shipment& shipment, const Slice& slice) {
   range.reset();
   all_gather(group, gathered, own)->getFuture()->wait();
   if (slice.number == shipment.slices - 1) shipment.stamp(&TransferStamps::arrived);
-  range.emplace(shipment.profiled, "widen from ", name_of(shipment.wire));
+  range.emplace("widen from ", name_of(shipment.wire));
   if (is_int8) {
     dequantize(gathered, slice.buffers.front(), world_size, shipment.counters(slice.number));
   } else {

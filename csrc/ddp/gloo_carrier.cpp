@@ -181,11 +181,11 @@ void GlooCarrier::start() {
   }
 
   const Shipment& shipment = *current_;
-  const TraceRange exchange(shipment.profiled, kRange, name_of(shipment.wire));
+  const TraceRange exchange(kRange, name_of(shipment.wire));
   const double scale = shipment.scale / world_size_;
   const std::vector<at::Tensor> parts = slices(shipment.buffers, chunk), residuals = slices(shipment.residuals, chunk);
   const at::Tensor sent = chunk.memory.sent.narrow(0, 0, world_size_ * chunk.shard_bytes);
-  std::optional<TraceRange> range(std::in_place, shipment.profiled, "narrow to ", name_of(shipment.wire));
+  std::optional<TraceRange> range(std::in_place, "narrow to ", name_of(shipment.wire));
   if (is_int8) {
     quantize(parts.front(), sent, world_size_, scale, residuals.empty() ? std::nullopt : std::optional(residuals.front()));
   } else {
@@ -214,12 +214,12 @@ void GlooCarrier::reduce() {
     return started_.pop_front();
   }
   const Shipment& shipment = *chunk.shipment;
-  const TraceRange exchange(shipment.profiled, kRange, name_of(shipment.wire));
+  const TraceRange exchange(kRange, name_of(shipment.wire));
   for (const Work& work : chunk.shards) work->wait();
   if (has_data(chunk, rank_)) {
     const at::Tensor received = chunk.memory.received.narrow(0, 0, world_size_ * chunk.shard_bytes);
     const at::Tensor own = shard_of(chunk.memory.gathered, chunk, rank_);
-    std::optional<TraceRange> range(std::in_place, shipment.profiled, "sum in fp32");
+    std::optional<TraceRange> range(std::in_place, "sum in fp32");
     if (shipment.wire == Wire::int8) {
       std::optional<at::Tensor> error;
       if (!shipment.residuals.empty()) error = owner_error(chunk.number, chunk.shard, at::kCPU);
@@ -250,12 +250,12 @@ void GlooCarrier::finish() {
   }
   const Shipment& shipment = *chunk.shipment;
   // Closed before the shipment is complete: backward ends with the last one, and the profiler may end with backward.
-  std::optional<TraceRange> exchange(std::in_place, shipment.profiled, kRange, name_of(shipment.wire));
+  std::optional<TraceRange> exchange(std::in_place, kRange, name_of(shipment.wire));
   for (const Work& work : chunk.results) work->wait();
   if (chunk.is_last) shipment.stamp(&TransferStamps::arrived);
   const std::vector<at::Tensor> parts = slices(shipment.buffers, chunk);
   const at::Tensor gathered = chunk.memory.gathered.narrow(0, 0, world_size_ * chunk.shard_bytes);
-  std::optional<TraceRange> range(std::in_place, shipment.profiled, "widen from ", name_of(shipment.wire));
+  std::optional<TraceRange> range(std::in_place, "widen from ", name_of(shipment.wire));
   if (shipment.wire == Wire::int8) {
     dequantize(gathered, parts.front(), world_size_, shipment.counters());
   } else {

@@ -103,7 +103,6 @@ void GradientHookState::dispatch(const Transfer& transfer) {
   shipment.lanes = transfer.lanes;
   shipment.index = static_cast<int>(transfer_index_);
   shipment.stamps = stamps_;
-  shipment.profiled = profiled();
   if (transfer.wire == Wire::fp16) {
     shipment.scale = options_.dynamic_scale ? 1 : options_.scale;
     shipment.wire_state = device.wire_state;

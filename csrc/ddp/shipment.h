@@ -29,7 +29,6 @@ struct Shipment {
   std::optional<at::Tensor> nonfinite;         // as in Counters
   std::optional<at::Tensor> sumsq;             // [slices] FP64, one sum for each
   std::shared_ptr<StepStamps> stamps;          // null: not timed
-  Profiled profiled;                           // the thread of the backward pass
 
   Counters counters(int slice = 0) const {
     return {nonfinite, sumsq.has_value() ? std::optional(sumsq->narrow(0, slice, 1)) : std::nullopt, wire_state};

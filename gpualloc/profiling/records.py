@@ -42,6 +42,16 @@ class StepTimes:
         total_s = self.hidden_comm_s + self.exposed_comm_s
         return self.hidden_comm_s / total_s if total_s > 0 else None
 
+    def with_communication(self, *, exposed_s: float, hidden_s: float) -> StepTimes:
+        """With communication that the trace does not show, as its own clock timed it: what is exposed of it lay in the launch gaps."""
+        exposed_s = min(self.launch_gap_s, exposed_s)
+        return dataclasses.replace(
+            self,
+            exposed_comm_s=self.exposed_comm_s + exposed_s,
+            launch_gap_s=self.launch_gap_s - exposed_s,
+            hidden_comm_s=self.hidden_comm_s + hidden_s,
+        )
+
     def without_overhead(self, overhead_s: float) -> StepTimes:
         """With what recording added taken off the launch gaps, which is where it is: the host records, the device does not."""
         return dataclasses.replace(self, launch_gap_s=self.launch_gap_s - min(self.launch_gap_s, max(0.0, overhead_s)))

@@ -24,7 +24,7 @@ OWN_WAIT_RANGE = "gpualloc::wait"  # recorded around the recorder's own synchron
 _LOADER_RANGE = "enumerate(DataLoader)#"
 _OPTIMIZER_RANGE = "Optimizer.step#"
 _COMPILED_CALL = "## Call CompiledFxGraph"  # one compiled region; its loops are no operators of their own
-_HOST_COMMUNICATION = ("gloo:", "mpi:", "ucc:", "gpualloc::exchange")  # while a collective is under way, on a thread of whoever carries it
+_HOST_COMMUNICATION = ("gloo:", "mpi:", "ucc:")  # while a collective is under way, on a thread of whoever carries it
 _DEVICE_COMMUNICATION = ("ncclKernel", "ncclDevKernel", "ncclSymk", "gpualloc_hold")  # kernels; the last one stands for a modelled link
 _SYNCHRONISATIONS = ("cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cuStreamSynchronize", "cuCtxSynchronize")
 

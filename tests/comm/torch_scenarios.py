@@ -254,6 +254,7 @@ def group_rebuilt(rank: int, world_size: int, device: str, hook: str, folder: st
         del ddp, handle, group
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.PrefixStore(str(turn), store), rank=rank, world_size=world_size)
+    dist.barrier()  # a rank that ended would take the others' connections along
 
 
 def handle_outlives_group(rank: int, world_size: int, device: str, hook: str, folder: str) -> None:

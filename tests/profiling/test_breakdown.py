@@ -148,6 +148,18 @@ def test_the_profilers_overhead_comes_off_the_gaps_and_no_more_than_they_are() -
     assert times.without_overhead(-1.0) == times
 
 
+def test_communication_timed_elsewhere_comes_out_of_the_gaps() -> None:
+    times = break_down(marked(event("cpu_op", "aten::mm", 0, 70)), device="cpu").times
+    assert parts_us(times.with_communication(exposed_s=10e-6, hidden_s=5e-6)) == {
+        "kernels": 70,
+        "matmul": 70,
+        "launch_gap": 20,
+        "exposed_comm": 10,
+        "hidden_comm": 5,
+    }
+    assert times.with_communication(exposed_s=1.0, hidden_s=0.0).step_time_s == pytest.approx(100e-6)
+
+
 def test_self_time_is_without_operators_inside() -> None:
     trace = marked(event("cpu_op", "aten::linear", 0, 10), event("cpu_op", "aten::t", 1, 3), event("cpu_op", "aten::addmm", 4, 9))
     assert median_self_time_us(trace, "aten::linear") == 3
