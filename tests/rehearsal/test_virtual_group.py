@@ -168,7 +168,7 @@ def test_a_collective_that_leaves_room_is_not_slowed_down(device: str, tmp_path:
             for work in works:
                 work.wait()
 
-        # Longer by the host's own work on two tensors, one after the other, which takes 2 ms on a slow core; slowed down they would take 48 ms.
+        # Longer by the host's own work on two tensors, 2 ms on a slow core; slowed down they would take 48 ms.
         assert 23.6e-3 < _best_time(both, device) < 30e-3
 
 
