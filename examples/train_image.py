@@ -74,6 +74,8 @@ def main() -> None:
         right = training.model(images[is_test].to(training.device)).argmax(1).cpu() == labels[is_test]
     if training.is_main:
         print(f"{training.steps_done} steps; {right.float().mean():.1%} of {len(right)} held-out digits right")
+    if torch.distributed.is_initialized():  # prepare joined a process group if torchrun started this
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

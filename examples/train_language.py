@@ -116,6 +116,8 @@ def main() -> None:
         first = last if first is None else first
     if training.is_main and first is not None and last is not None:
         print(f"{training.steps_done} steps; loss {first.item():.3f} -> {last.item():.3f} nats a letter")
+    if torch.distributed.is_initialized():  # prepare joined a process group if torchrun started this
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import math
 
 from gpualloc.findings import Interval
 
-# How far a rehearsal is from real ranks, as a logarithm: 90 % of 36 rows lie within. benchmarks/results/rehearsal_*_2026-11-26.json, of
-# the step time, and of the efficiency that follows from it (most rows are gloo over two hosts or two halves of a card).
-REHEARSED_STEP_ERROR = 0.18
-REHEARSED_EFFICIENCY_ERROR = 0.22
+# How far a rehearsal is from real ranks, as a logarithm: 90 % of 48 rows lie within. benchmarks/results/rehearsal_*_2026-11-26.json, of
+# the step time, and of the efficiency that follows from it (gloo over shaped links, NCCL over TCP and NVLink).
+REHEARSED_STEP_ERROR = 0.17
+REHEARSED_EFFICIENCY_ERROR = 0.21
 
 
 def scaled(interval: Interval, factor: float) -> Interval:

@@ -187,10 +187,12 @@ def bench(
         _announce(cells, environment)
         show_log = _show_log if ctx.find_root().params.get("debug") else None
         grid_run = _prepare(cells, results, run_id, environment, settings, finished, show_log)
-        measurements = _run(grid_run, how_to_see)
+        measurements, exit_code = _run(grid_run, how_to_see)
         if csv not in (None, "-"):
             _write_csv(str(csv), run_id, measurements)
         _print(measurements, results, run_id, as_json=as_json, as_csv=csv == "-")
+    if exit_code:
+        raise typer.Exit(exit_code)
     _say(how_to_see)
     statuses = {measurement.status for measurement in measurements}
     if "ok" not in statuses or statuses & {"failed", "oom"}:
@@ -280,8 +282,8 @@ def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
             _say("warning: gpualloc hooks run without their kernels here, the extension has no CUDA half: see gpualloc doctor")
 
 
-def _run(grid_run: GridRun, how_to_see: str) -> list[Measurement]:
-    """All cells measured and the run closed; on SIGINT and SIGTERM what had finished is kept and the command ends."""
+def _run(grid_run: GridRun, how_to_see: str) -> tuple[list[Measurement], int]:
+    """All cells measured and the run closed, and 0; on SIGINT and SIGTERM what had finished, and the exit code of an interruption."""
     from gpualloc.bench.interruption import Interrupted, interruptible
 
     try:
@@ -293,9 +295,9 @@ def _run(grid_run: GridRun, how_to_see: str) -> list[Measurement]:
         if not isinstance(error, Interrupted):
             raise
         _say(f"interrupted ({error}): add --resume to go on; {how_to_see}")
-        raise typer.Exit(error.exit_code) from None
+        return grid_run.store.measurements(grid_run.run_id)[0], error.exit_code
     grid_run.store.finish_run(grid_run.run_id, "complete")
-    return measurements
+    return measurements, 0
 
 
 def _weights(grid_run: GridRun) -> list[float]:

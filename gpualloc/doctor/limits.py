@@ -52,9 +52,9 @@ def check_limits() -> Finding:
         ("processes", resource.RLIMIT_NPROC, MIN_PROCESSES, "-u"),
     ):
         soft, hard = (math.inf if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(kind))
-        seen.append(f"{soft:g} {noun}" if soft < math.inf else f"any number of {noun}")
+        seen.append(f"{soft:,.0f} {noun}" if soft < math.inf else f"any number of {noun}")
         if soft < least:
-            warnings.append(f"only {soft:g} {noun}")
+            warnings.append(f"only {soft:,.0f} {noun}")
             advice.append(f"ulimit {flag} {least}" + (" (as root, in /etc/security/limits.conf)" if hard < least else ""))
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if _INFINIBAND.is_dir() and any(_INFINIBAND.iterdir()) and locked != resource.RLIM_INFINITY:

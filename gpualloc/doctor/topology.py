@@ -51,7 +51,7 @@ def check_gpu_links() -> Finding | None:
         "without peer access data goes through host memory: look for ACS or an IOMMU switched on in the BIOS, a virtual machine without "
         "passed-through switches, or MIG; gpualloc calibrate measures what is left"
     )
-    return judged("GPU links", f"{len(ways)} pairs: {summed(ways)}", warnings=warnings, advice=advice)
+    return judged("GPU links", f"{len(ways)} {'pair' if len(ways) == 1 else 'pairs'}: {summed(ways)}", warnings=warnings, advice=advice)
 
 
 def check_pcie() -> Finding | None:

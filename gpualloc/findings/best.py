@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from gpualloc.findings.records import Best
-from gpualloc.findings.rows import SIZE_FIELDS, has_nonfinite_loss, speedup
+from gpualloc.findings.rows import SIZE_FIELDS, has_nonfinite_loss, samples_per_step, speedup
 from gpualloc.records import Measurement
 
 _WORKLOAD_FIELDS = ("workload", "model", "data", "tuning", "device", *SIZE_FIELDS)
@@ -25,10 +25,8 @@ def best_settings(rows: Sequence[Measurement]) -> tuple[tuple[Best, ...], int]:
 def _best(group: Sequence[Measurement]) -> Best:
     best = max(group, key=lambda row: speedup(row, group[0]).value)
     others = [row for row in group if row is not best]
-    case = best.case
-    samples_per_step = case.world_size * case.per_device_batch_size * case.grad_accum_steps
     return Best(
-        case=case,
-        samples_per_s=samples_per_step / statistics.geometric_mean(best.repeat_step_times_s),
+        case=best.case,
+        samples_per_s=samples_per_step(best.case) / statistics.geometric_mean(best.repeat_step_times_s),
         ties=tuple(row.case for row in others if not speedup(best, row).is_above(1)),
     )

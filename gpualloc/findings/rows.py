@@ -9,6 +9,7 @@ from typing import Any
 
 from gpualloc.findings.ratio import Interval, speed_ratio
 from gpualloc.records import BenchCase, Measurement
+from gpualloc.strategies.layout import data_ranks
 
 SIZE_FIELDS = ("image_size_px", "sequence_length")
 
@@ -42,8 +43,11 @@ def rows_apart_by(rows: Iterable[Measurement], *names: str) -> list[list[Measure
 
 
 def speedup(changed: Measurement, base: Measurement) -> Interval:
-    """Samples per second and rank of one case over those of the other: with fixed work per rank, 1 where more ranks cost nothing."""
-    work = _samples_per_rank(changed.case) / _samples_per_rank(base.case)
+    """Samples per second and rank of one case over those of the other: with fixed work per rank, 1 where more ranks cost nothing.
+
+    Samples that several ranks read alike count once, as those of "ddp_full_data".
+    """
+    work = samples_per_step(changed.case) / changed.case.world_size / (samples_per_step(base.case) / base.case.world_size)
     return speed_ratio([base.repeat_step_times_s], [changed.repeat_step_times_s], factor=work)
 
 
@@ -54,13 +58,14 @@ def ratio_of_speedups(changed: Measurement, base: Measurement, other_changed: Me
     )
 
 
+def samples_per_step(case: BenchCase) -> int:
+    """Different samples that a step of all ranks takes."""
+    return data_ranks(case) * case.per_device_batch_size * case.grad_accum_steps
+
+
 def has_nonfinite_loss(row: Measurement) -> bool:
     """Whether the training diverged while it was measured."""
     return not all(math.isfinite(loss) for loss in (row.loss_start, row.loss_end) if loss is not None)
-
-
-def _samples_per_rank(case: BenchCase) -> int:
-    return case.per_device_batch_size * case.grad_accum_steps
 
 
 def _unusable_reason(row: Measurement) -> str | None:

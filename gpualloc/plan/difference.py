@@ -94,8 +94,8 @@ def devices_text(devices: Sequence[PlannedDevice]) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """ "35 s", "12 min", "3.4 h", "2.1 d"."""
+    """ "0.4 s", "35 s", "12 min", "3.4 h", "2.1 d"."""
     for unit, name, digits in ((86_400.0, "d", 1), (3_600.0, "h", 1), (60.0, "min", 0)):
         if seconds >= 1.5 * unit:
             return f"{seconds / unit:.{digits}f} {name}"
-    return f"{seconds:.0f} s"
+    return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s"

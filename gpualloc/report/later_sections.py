@@ -103,7 +103,7 @@ def _plan(plan: PlanFile | None, words: Words) -> tuple[Block, ...]:
     colour_of = {name: place for place, name in enumerate(names)}
     by_device: dict[tuple[str, int], list[Span]] = {(node.name, index): [] for node in plan.cluster.nodes for index in range(node.num_gpus)}
     end_s = max([0.0, *(each.finish_s for each in plan.assignments), *(each.finish_s for each in plan.measuring)])
-    unit_s, unit = (3600.0, "h") if end_s > 2 * 3600 else (60.0, "min")
+    unit_s, unit = (3600.0, "h") if end_s > 2 * 3600 else (60.0, "min") if end_s > 2 * 60 else (1.0, "s")
     placed: list[Assignment | MeasuringSlot] = [*plan.assignments, *plan.measuring]
     for slot in placed:
         for device in slot.devices:

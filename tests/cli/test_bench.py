@@ -254,12 +254,15 @@ def wait_for_line(stream: IO[str] | None, start: str) -> None:
 
 def test_an_interrupted_run_is_kept_and_resumed(store_path: Path) -> None:
     arguments = ["bench", *TINY, "--hook", "none"]
-    command = start(*arguments)
+    command = start(*arguments, "--json")
     wait_for_line(command.stderr, "[1/2]")
     children = psutil.Process(command.pid).children(recursive=True)
     command.send_signal(signal.SIGINT)
-    _, stderr = command.communicate(timeout=30)
+    stdout, stderr = command.communicate(timeout=30)
     assert command.returncode == 130
+    printed = json.loads(stdout)
+    assert printed["status"] == "interrupted"
+    assert [row["case"]["strategy"] for row in printed["measurements"]] == ["single"]
     assert "interrupted (SIGINT): add --resume to go on; run 1 is kept" in stderr
     # A zombie has ended; only this machine's process 1 is slow to notice.
     assert [child for child in psutil.wait_procs(children, timeout=5)[1] if child.status() != psutil.STATUS_ZOMBIE] == []

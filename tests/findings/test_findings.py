@@ -119,6 +119,19 @@ def test_the_best_setting_and_its_ties() -> None:
     assert findings.num_diverged == 1
 
 
+@pytest.mark.parametrize("strategy", ["ddp_full_data", "tensor_parallel", "pipeline"])
+def test_samples_that_all_ranks_read_count_once(strategy: str) -> None:
+    repeated = image_case(strategy=strategy, hook="none")
+    rows = [measured(single(), 0.02), measured(image_case(hook="none"), 0.022), measured(repeated, 0.02)]
+    findings = find(rows)
+    efficiency_of = {each.case.strategy: each.efficiency.value for each in findings.efficiencies}
+    assert efficiency_of == {"ddp": pytest.approx(20 / 22, rel=0.01), strategy: pytest.approx(0.5, rel=0.01)}
+    (best,) = findings.best
+    assert (best.case.strategy, best.samples_per_s) == ("ddp", pytest.approx(2 * 64 / 0.022, rel=0.01))
+    alone = find([measured(repeated, 0.02), measured(image_case(strategy=strategy, hook="none", precision="fp16"), 0.01)])
+    assert alone.best[0].samples_per_s == pytest.approx(64 / 0.01, rel=0.01)
+
+
 def test_what_does_not_count_is_counted() -> None:
     sound = scaled({100: 0.9, 200: 0.9})
     broken = [
