@@ -74,7 +74,7 @@ def test_two_healthy_gpus_are_ok(gpus: Callable[..., None]) -> None:
         "ECC on",
         "up to 1980 MHz, 700 W",
         "persistent",
-        "1 pairs: NVLink",
+        "1 pair: NVLink",
         "PCIe 5 x16",
     ]
 
