@@ -176,7 +176,7 @@ class ScalingModel:
             mine_slopes = slopes[np.ix_(mine, used)]
             of_equation = ((mine_slopes @ fitted.fit.covariance[np.ix_(used, used)]) * mine_slopes).sum(1)
             # How far jobs differ has heavy tails, which the covariance does not.
-            is_linked = bool(fitted.residuals[name].keys)
+            is_linked = any(key != "1/1" for key in fitted.residuals[name].keys)
             variance[mine] += (priors.interval_equation if is_linked else priors.interval_unlinked) * of_equation
             correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
             step[mine] += correction
@@ -201,6 +201,7 @@ def _with_residuals(fit: ClusterFit, rows: Sequence[StepRow], origins: dict[str,
         mine = [row for row in rows if row.model == job.name]
         design, _ = make_design(mine, fit.frame, priors)
         left = np.log([row.step_time_s for row in mine]) - design.forward(fit.coefficients, fit.level)[0]
-        noise = np.hypot(priors.residual_noise, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
+        noise_row = [priors.noise_single if row.num_gpus == 1 else priors.residual_noise for row in mine]
+        noise = np.hypot(noise_row, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
         residuals[job.name] = fit_residuals(mine, left, noise, priors)
     return FittedCluster(fit=fit, residuals=residuals, origins=origins)
