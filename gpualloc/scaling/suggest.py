@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MOST = 5
 _LEAST_NARROWING = 0.01
+_DOUBT = 0.5  # probability that a forecast tells nothing of where in a series the bar is passed: benchmarks/replay_study.py
 
 
 def suggest(model: ScalingModel, queries: Sequence[StepQuery]) -> list[Suggestion]:
@@ -38,7 +39,8 @@ def suggest_crossing(model: ScalingModel, series: Sequence[tuple[StepQuery, Step
     """Where in a series to measure next to find from where on several GPUs keep an efficiency, which rises along it.
 
     A measurement that may come out either way with the same probability tells most (its entropy is largest). So it is the place up to
-    which the efficiency passes the bar with half of the probability that it passes inside the series at all.
+    which the efficiency passes the bar with half of the probability, given that it does between the ends. A forecast may be wrong in ways
+    that its interval does not hold: half of the probability is that of halving, with every place as likely.
 
     Args:
         series: (on one GPU, on several) for each place, all on one cluster; the first is known to fail and the last to pay.
@@ -53,7 +55,9 @@ def suggest_crossing(model: ScalingModel, series: Sequence[tuple[StepQuery, Step
     variances = model.log_steps([query for _, query in series], series[0][1].cluster)[1]  # the error of one GPU is in both and cancels
     margins = np.log(np.array(alone, dtype=float) / np.array(several, dtype=float) / min_efficiency) / np.sqrt(variances)
     pays = np.maximum.accumulate([0.5 * (1 + erf(margin / 2**0.5)) for margin in margins])
-    return 1 + int(np.abs(pays[1:-1] - (pays[0] + pays[-1]) / 2).argmin())
+    anywhere = np.arange(1, inner + 1) / (inner + 1)
+    passed = (pays[1:-1] - pays[0]) / max(pays[-1] - pays[0], 1e-9)
+    return 1 + int(np.abs((1 - _DOUBT) * passed + _DOUBT * anywhere - 0.5).argmin())
 
 
 def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) -> list[Suggestion]:
