@@ -59,7 +59,7 @@ def test_the_fewest_runs_answer_and_the_conclusion_is_written(machine: Any, stor
     data = json.loads((tmp_path / "out" / "study.json").read_text())
     assert data["is_certain"] is True
     assert data["crossing"]["value"] == pytest.approx(153.6, abs=1.5)  # on a straight line between 128 and 160
-    assert [point["size"] for point in data["points"]] == [64, 128, 160, 256]
+    assert {64, 128, 160, 256} <= {point["size"] for point in data["points"]}
     assert data["num_possible_cases"] == 14
     text = (tmp_path / "out" / "study.md").read_text()
     assert text.startswith("# Do two ranks keep 80% efficiency training mobilenet\\_v2".replace("\\_", "_"))
