@@ -67,7 +67,7 @@ def test_the_fewest_runs_answer_and_the_conclusion_is_written(machine: Any, stor
     assert "does not pay" in text
     with ResultsStore(store_path) as store:
         run = store.run()
-        assert (run.status, run.case_counts) == ("complete", {"ok": 8})
+        assert (run.status, run.case_counts) == ("complete", {"ok": len(ran)})
 
 
 def test_further_rounds_are_pooled_where_it_is_too_close(machine: Any, store_path: Path) -> None:
