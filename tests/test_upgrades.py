@@ -89,7 +89,7 @@ def test_plan(first: Callable[[str], Path], tmp_path: Path) -> None:
 def test_scaling_model(first: Callable[[str], Path]) -> None:
     query = StepQuery(cluster="box", model="job1", num_nodes=1, num_gpus=1, placement=None, per_device_batch_size=8)
     (forecast,) = read_model(first("model.json")).predict([query])
-    assert forecast.step_time_s == pytest.approx(0.0717, abs=1e-4)  # as the gpualloc that wrote it said
+    assert forecast.step_time_s == pytest.approx(0.0717, rel=0.01)  # nearly as the gpualloc that wrote it said: its rows are fitted again
 
 
 def test_quality(first: Callable[[str], Path]) -> None:

@@ -12,7 +12,7 @@ from gpualloc.advice.choice import choose, is_close_call, rows_by_key
 from gpualloc.advice.commands import bench_command
 from gpualloc.advice.evidence import Evidence
 from gpualloc.advice.job import Job
-from gpualloc.advice.options import global_batch_size, is_of, known_options, with_cost_efficiency, with_job
+from gpualloc.advice.options import is_of, known_options, with_cost_efficiency, with_job
 from gpualloc.advice.records import Advice, Option, RentOf
 from gpualloc.advice.series import crossings, efficiency_points
 from gpualloc.advice.steps import order_of_steps, start_row
@@ -22,6 +22,7 @@ from gpualloc.findings import DEFAULT_MIN_EFFICIENCY
 from gpualloc.findings.labels import device_noun
 from gpualloc.money import BuyOrRent
 from gpualloc.records import BenchCase
+from gpualloc.strategies import global_batch_size
 
 if TYPE_CHECKING:
     from gpualloc.advice.forecasts import Forecaster

@@ -12,14 +12,15 @@ from typing import Any
 from gpualloc.advice.evidence import Evidence, work_key
 from gpualloc.advice.intervals import divided
 from gpualloc.advice.job import Job
-from gpualloc.advice.options import baseline, global_batch_size, memory_of
+from gpualloc.advice.options import baseline, memory_of
 from gpualloc.advice.records import Option, Source
 from gpualloc.findings import Interval
 from gpualloc.records import REHEARSAL, BenchCase, Measurement
 from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
 from gpualloc.scaling.store_rows import gradient_bytes
+from gpualloc.strategies import global_batch_size
 
-_STRATEGIES = ("ddp", "fsdp", "hsdp")  # whose steps are computing and collectives over all ranks
+STRATEGIES = ("ddp", "fsdp", "hsdp")  # whose steps are computing and collectives over all ranks
 _GRID = 25  # sizes at which a threshold is looked for between the smallest and the largest measured
 
 
@@ -36,18 +37,21 @@ class StepForecast:
 Forecaster = Callable[[Sequence[BenchCase]], list[StepForecast]]
 
 
-def make_forecaster(evidence: Evidence, others: Sequence[Measurement], *, gpus_per_node: int) -> Forecaster:
-    """Forecasts for cases of the evidence's workload.
+def fit_steps(evidence: Evidence, others: Sequence[Measurement], *, gpus_per_node: int) -> ScalingModel:
+    """The scaling model of the evidence's workload.
 
     Args:
         others: rows of other models on the same device, from which the link's behaviour is learned.
         gpus_per_node: where a case does not say.
     """
-    rows = [step_row for row in (*evidence.rows, *others) for step_row in _step_rows(row, evidence, gpus_per_node)]
-    model = ScalingModel.fit(rows)
+    return ScalingModel.fit([step_row for row in (*evidence.rows, *others) for step_row in _step_rows(row, evidence, gpus_per_node)])
+
+
+def forecaster_of(model: ScalingModel, device_name: str, *, gpus_per_node: int) -> Forecaster:
+    """Forecasts for cases on that device, one that was measured or that the model takes to be like it."""
 
     def forecast(cases: Sequence[BenchCase]) -> list[StepForecast]:
-        return [_from(each) for each in model.predict([_query(case, evidence.device_name, gpus_per_node) for case in cases])]
+        return [_from(each) for each in model.predict([_query(case, device_name, gpus_per_node) for case in cases])]
 
     return forecast
 
@@ -129,14 +133,19 @@ def _resized(case: BenchCase, world_size: int, field: str, size: int) -> BenchCa
     return dataclasses.replace(case, **changes)
 
 
+def ways_to_spread(evidence: Evidence) -> list[tuple[str, str, int | None, str | None, str | None]]:
+    """(strategy, hook, GPUs of a rehearsed node, its link, its network) of all that was measured, ddp without a hook where nothing was."""
+    spread = [row.case for row in evidence.rows if row.case.world_size > 1 and row.case.strategy in STRATEGIES]
+    ways = list(dict.fromkeys((case.strategy, case.hook, case.gpus_per_node, case.link, case.network) for case in spread))
+    return ways or [("ddp", "none", None, None, None)]
+
+
 def _cases(evidence: Evidence, job: Job, counts: Sequence[int]) -> list[BenchCase]:
     """Every setting of one GPU with every way to spread it that was measured, ddp without a hook where none was."""
     singles = [row.case for row in evidence.at_size if row.case.world_size == 1 and row.case.strategy == "single"]
-    spread = [row.case for row in evidence.rows if row.case.world_size > 1 and row.case.strategy in _STRATEGIES]
-    ways = list(dict.fromkeys((case.strategy, case.hook, case.gpus_per_node, case.link, case.network) for case in spread))
     cases: dict[tuple[object, ...], BenchCase] = {}
     for single in singles:
-        for strategy, hook, gpus_per_node, link, network in ways or [("ddp", "none", None, None, None)]:
+        for strategy, hook, gpus_per_node, link, network in ways_to_spread(evidence):
             for count in counts:
                 if count == 1 or (gpus_per_node is not None and count > gpus_per_node and (network is None or count % gpus_per_node)):
                     continue
@@ -155,16 +164,14 @@ def _cases(evidence: Evidence, job: Job, counts: Sequence[int]) -> list[BenchCas
 def _step_rows(row: Measurement, evidence: Evidence, gpus_per_node: int) -> list[StepRow]:
     """A row for the model; one GPU stands for itself in every way to spread it and on every cluster."""
     case = row.case
-    if row.step_time_s is None or (case.world_size > 1 and case.strategy not in _STRATEGIES):
+    if row.step_time_s is None or (case.world_size > 1 and case.strategy not in STRATEGIES):
         return []
     if case.world_size > 1:
         as_cases = [case]
     else:
-        spread = [other.case for other in evidence.rows if other.case.world_size > 1 and other.case.strategy in _STRATEGIES]
-        ways = dict.fromkeys((each.strategy, each.hook, each.gpus_per_node, each.link, each.network) for each in spread)
         as_cases = [
             dataclasses.replace(case, strategy=strategy, hook=hook, gpus_per_node=nodes, link=link, network=network)
-            for strategy, hook, nodes, link, network in ways or {("ddp", "none", None, None, None): None}
+            for strategy, hook, nodes, link, network in ways_to_spread(evidence)
         ]
     return [
         StepRow(

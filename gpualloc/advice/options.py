@@ -14,16 +14,11 @@ from gpualloc.errors import GpuallocError
 from gpualloc.findings import Interval
 from gpualloc.findings.ratio import speed_ratio
 from gpualloc.records import REHEARSAL, BenchCase, Measurement
-from gpualloc.strategies import WHOLE_MODEL, data_ranks, num_shards
+from gpualloc.strategies import WHOLE_MODEL, global_batch_size, num_shards
 from gpualloc.workloads import estimate_memory_bytes
 
 USABLE_MEMORY = 0.85  # of a device's, as for default batch sizes: the rest is for what an estimate does not count
 _RANKS = ("strategy", "hook", "world_size", *REHEARSAL)
-
-
-def global_batch_size(case: BenchCase) -> int:
-    """Different samples that an optimizer step takes over all ranks."""
-    return data_ranks(case) * case.per_device_batch_size * case.grad_accum_steps
 
 
 def known_options(evidence: Evidence, job: Job, *, device_memory_bytes: int | None, gpus_per_node: int) -> list[Option]:

@@ -11,6 +11,7 @@ from gpualloc.money import BuyOrRent
 from gpualloc.records import BenchCase
 
 Source = Literal["measured", "rehearsed", "forecast"]
+RatioSource = Literal["given", "measured", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,38 @@ class RentOf:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CarriedOver:
+    """A number of GPUs of a kind that the workload was not measured on; of a refused one `note` says why. Intervals hold 90 %."""
+
+    case: BenchCase  # as advised on the measured kind
+    kind: Literal["carried over", "refused"]
+    num_gpus: int
+    num_nodes: int
+    memory_bytes: int | None  # that each GPU needs; None: not known
+    step_time_s: Interval | None = None
+    samples_per_s: Interval | None = None
+    speedup: Interval | None = None  # over as many GPUs of the measured kind
+    time_s: Interval | None = None  # to finish the job
+    cost: Interval | None = None  # of the job, in the rent's currency
+    cost_per_million_samples: Interval | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherGpu:
+    """The advised setting on another kind of GPU."""
+
+    device_name: str
+    compute_ratio: float  # how many times as fast one computes as one of the measured kind
+    link_ratio: float  # the same of links
+    ratio_source: RatioSource
+    described: str  # where the ratio of computing comes from
+    rent: RentOf | None
+    why_no_price: str | None
+    options: tuple[CarriedOver, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Advice:
     """The whole answer, for one workload on one kind of device."""
 
@@ -129,6 +162,7 @@ class Advice:
     measure_next: tuple[str, ...]  # commands, the most telling first
     is_certain: bool
     notes: tuple[str, ...]
+    other_gpus: tuple[OtherGpu, ...] = ()  # as asked for
 
     @property
     def chosen(self) -> Option | None:

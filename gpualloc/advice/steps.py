@@ -12,7 +12,6 @@ from gpualloc.advice.choice import plainness
 from gpualloc.advice.commands import bench_command
 from gpualloc.advice.evidence import work_key
 from gpualloc.advice.learning_rate import learning_rate_rule
-from gpualloc.advice.options import global_batch_size
 from gpualloc.advice.records import Option, Step
 from gpualloc.advice.words import interval_text, times_text
 from gpualloc.findings import Interval
@@ -20,6 +19,7 @@ from gpualloc.findings.labels import device_noun, gain_text
 from gpualloc.findings.ratio import speed_ratio
 from gpualloc.findings.rows import setting
 from gpualloc.records import BenchCase, Measurement
+from gpualloc.strategies import global_batch_size
 from gpualloc.workloads.support import default_optimizer
 
 _DETAILS = ("pin_memory", "channels_last", "num_workers", "non_blocking", "compile", "grad_accum_steps", "activation_checkpointing")

@@ -11,7 +11,7 @@ from gpualloc.bench.interval import median_interval
 from gpualloc.bench.rank_files import RankReport
 from gpualloc.errors import CaseFailedError
 from gpualloc.records import BenchCase, Environment, Measurement
-from gpualloc.strategies import data_ranks
+from gpualloc.strategies import global_batch_size
 
 _Number = TypeVar("_Number", int, float)
 
@@ -34,7 +34,7 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         compute_times_s = _slowest_rank_medians_s([report.compute_times_s for report in reports])
         compute_time_s = statistics.median(compute_times_s[index] for index in kept)
     ci_low_s, ci_high_s = median_interval(repeat_times_s) or (None, None)
-    samples_per_s = data_ranks(case) * case.per_device_batch_size * case.grad_accum_steps / step_time_s
+    samples_per_s = global_batch_size(case) / step_time_s
     return Measurement(
         case=case,
         status="ok",

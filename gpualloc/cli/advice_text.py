@@ -22,6 +22,7 @@ from gpualloc.advice.words import (
     times_text,
 )
 from gpualloc.cli.columns import Column, Row, table_lines
+from gpualloc.cli.other_gpus import print_other_gpus
 from gpualloc.cli.tables import printable, text_table
 from gpualloc.findings import Interval
 from gpualloc.findings.labels import device_noun, parts
@@ -50,6 +51,7 @@ def print_advice(advice: Advice, console: Console) -> None:
         for number, step in enumerate(advice.steps, start=1):
             _print_step(number, step, console)
     _print_money(advice, console)
+    print_other_gpus(advice, console)
     if advice.measure_next:
         _heading("To know more", console)
         for command in advice.measure_next:

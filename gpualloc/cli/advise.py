@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from gpualloc.advice import Evidence
-    from gpualloc.advice.forecasts import Forecaster
     from gpualloc.advice.records import Option
     from gpualloc.money import BuyOrRent
     from gpualloc.records import Measurement
+    from gpualloc.scaling import ScalingModel
 
 _MAX_RUNS = 200  # newest ones
 _MAX_GPUS = 2**16
@@ -46,6 +46,15 @@ def advise(
     gpus_per_node: Annotated[int, _what("Of the machines.", "COUNT")] = 8,
     gpu_memory_gib: Annotated[float | None, _what("Of a GPU (default: this machine's, where it is of that kind).", "GIB")] = None,
     min_efficiency: Annotated[float, _what("The bar above which more GPUs pay.", "FRACTION")] = 0.8,
+    other_gpu: Annotated[
+        list[str] | None,
+        _what(
+            "Another kind of GPU to answer for, by its name in CUDA; may be repeated. It computes COMPUTE times as fast as the measured "
+            "one (default: as jobs measured on both, else as published memory bandwidths), with links LINK times as fast (1).",
+            "NAME[:COMPUTE[:LINK]]",
+            "--other-gpu",
+        ),
+    ] = None,
     forecast: Annotated[bool, typer.Option(help="Forecast what was not run.", rich_help_panel="What is trained")] = True,
     dataset_size: Annotated[int | None, _job("Samples of an epoch.", "SAMPLES")] = None,
     epochs: Annotated[float | None, _job("Passes over them (default: 1).", "COUNT")] = None,
@@ -76,9 +85,12 @@ def advise(
       gpualloc advise
       gpualloc advise --model resnet50 --dataset-size 1281167 --epochs 90 --deadline 24h
       gpualloc advise --steps 100000 --price '2.50 EUR' --buy 8 --jobs-per-month 20
+      gpualloc advise --steps 100000 --other-gpu 'NVIDIA L40S' --other-gpu 'NVIDIA H200:1.4'
     """
     from gpualloc.advice import make_job, select_evidence
+    from gpualloc.advice.forecasts import forecaster_of
     from gpualloc.bench.notation import parse_numbers
+    from gpualloc.cli.other_gpus import parse_gpu_kind
     from gpualloc.watching.durations import parse_duration_s, parse_price
 
     if not 0 < min_efficiency <= 1:
@@ -93,6 +105,9 @@ def advise(
         raise UsageError("--jobs-per-month and --gpu-hours-per-month are the load of GPUs to buy; name their number: --buy")
     if gpu_memory_gib is not None and not 0 < gpu_memory_gib < 1e6:
         raise UsageError(f"--gpu-memory-gib {gpu_memory_gib:g} is out of range; choose a size above 0")
+    if other_gpu and not forecast:
+        raise UsageError("--other-gpu rests on forecasts; leave out --no-forecast")
+    kinds = [parse_gpu_kind(text) for text in other_gpu or ()]
     given_price = None if price is None else parse_price("--price", price)
     amount, currency = _parse_budget(budget)
     job = make_job(
@@ -127,6 +142,7 @@ def advise(
         purchase = plan_purchase(
             book, evidence.device_name, rent, num_gpus=buy, jobs_per_month=jobs_per_month, gpu_hours_per_month=gpu_hours_per_month
         )
+    fitted = _fitted(evidence, history, gpus_per_node) if forecast and first.ranks_per_gpu == 1 else None
     advice = work_out(
         evidence,
         job,
@@ -136,9 +152,15 @@ def advise(
         why_no_price=why_no_price,
         device_memory_bytes=_device_memory_bytes(gpu_memory_gib, evidence),
         gpus_per_node=gpus_per_node,
-        forecaster=_forecaster(evidence, history, gpus_per_node) if forecast and first.ranks_per_gpu == 1 else None,
+        forecaster=None if fitted is None else forecaster_of(fitted, evidence.device_name, gpus_per_node=gpus_per_node),
         buy=purchase,
     )
+    if kinds:
+        from gpualloc.cli.other_gpus import with_other_gpus
+
+        advice = with_other_gpus(
+            advice, kinds, evidence=evidence, model=fitted, history=history, gpus_per_node=gpus_per_node, book=book, provider=provider
+        )
     from gpualloc.cli.advice_text import advice_json, print_advice
     from gpualloc.cli.tables import output_console, print_json
 
@@ -225,9 +247,9 @@ def _device_memory_bytes(gib: float | None, evidence: Evidence) -> int | None:
     return min(sizes, default=None)
 
 
-def _forecaster(evidence: Evidence, history: Sequence[Measurement], gpus_per_node: int) -> Forecaster | None:
+def _fitted(evidence: Evidence, history: Sequence[Measurement], gpus_per_node: int) -> ScalingModel | None:
     """A model of the rows; None, with a warning, where there are too few to fit one."""
-    from gpualloc.advice.forecasts import make_forecaster
+    from gpualloc.advice.forecasts import fit_steps
 
     model = evidence.rows[0].case.model
     others = [
@@ -236,7 +258,7 @@ def _forecaster(evidence: Evidence, history: Sequence[Measurement], gpus_per_nod
         if row.status == "ok" and row.case.model != model and row.environment and row.environment.device_name == evidence.device_name
     ]
     try:
-        return make_forecaster(evidence, others, gpus_per_node=gpus_per_node)
+        return fit_steps(evidence, others, gpus_per_node=gpus_per_node)
     except GpuallocError as error:
         _say(f"no forecast: {error}")
         return None

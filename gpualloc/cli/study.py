@@ -66,8 +66,9 @@ def study(
 ) -> None:
     """Study one question with few runs: do more GPUs pay for a model, or from which size on?
 
-    One step after the other is planned from what the last one told: the largest size, the smallest, then halves of what is
-    left between, with further rounds where it is too close to call. It stops when the answer is certain, or the budget is spent.
+    One step after the other is planned from what the last ones told: the largest size, the smallest, then where a forecast
+    from these puts the threshold, with further rounds where it is too close to call. It stops when the answer is certain, or
+    the budget is spent.
 
     \b
     Examples:

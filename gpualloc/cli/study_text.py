@@ -36,9 +36,10 @@ def print_conclusion(conclusion: Conclusion, console: Console) -> None:
         _paragraph(f"not measured: {failure}", console, style="red")
     console.print()
     device = "" if conclusion.environment.cuda_version else "; CPU, not comparable with a GPU"
-    seconds, num_steps = sum(step.seconds for step in conclusion.steps), len(conclusion.steps)
+    seconds = sum(step.seconds for step in conclusion.steps)
+    steps = f"{len(conclusion.steps)} {'step' if len(conclusion.steps) == 1 else 'steps'}"
     _paragraph(
-        f"{conclusion.num_cases} of {conclusion.num_possible_cases} cases run in {num_steps} {'step' if num_steps == 1 else 'steps'}, {seconds:.0f} s; "
+        f"{conclusion.num_cases} of {conclusion.num_possible_cases} cases run in {steps}, {seconds:.0f} s; "
         f"efficiency is taken to grow with the size; in brackets 95 % intervals from the repeats{device}",
         console,
         style="dim",

@@ -2,8 +2,9 @@
 
 The question is whether a number of GPUs keeps an efficiency, at one size or from which of several on. Efficiency is taken to grow with the
 size, as work per step does and gradients do not. So the largest size is run first (if it fails, all do), then the smallest (if it pays,
-all do), then always the middle of those left between one that fails and one that pays: about log2 of the sizes instead of all, whatever
-the curve. A size that is too close to call gets further rounds in fresh processes, once nothing else is left to tell.
+all do), then of those left between one that fails and one that pays the one where the scaling model, fitted to all measured so far, puts
+the bar, or the middle: about log2 of the sizes instead of all, whatever the curve. A size that is too close to call gets further rounds in
+fresh processes, once nothing else is left to tell.
 
 Where several precisions are asked for, they are compared on one GPU first, and the fastest goes on.
 """
@@ -135,8 +136,13 @@ def next_step(question: Question, measured: Mapping[str, Measurement]) -> Step |
     paying = min((size for size in sizes if verdicts.get(size) == "pays" and size > failing), default=sizes[-1])
     between = [size for size in sizes if failing < size < paying and size not in verdicts]
     if between:
-        middle = between[len(between) // 2]
-        return _measure(question, middle, precision, measured, f"the middle of what is left between {failing} and {paying}")
+        from gpualloc.experiment.threshold import most_telling  # loads scipy
+
+        series = [_pair(question, size, precision) for size in (failing, *between, paying)]
+        left = _most_inner(len(sizes)) - sum(size in verdicts for size in sizes[1:-1])
+        index, is_forecast = most_telling(series, measured, min_efficiency=question.min_efficiency, most_steps=left)
+        why = "where the efficiency likely passes the bar" if is_forecast else "the middle of what is left"
+        return _measure(question, between[index - 1], precision, measured, f"{why} between {failing} and {paying}")
     unclear = [size for size in sizes if failing <= size <= paying and verdicts.get(size) == "unclear"]
     for size in unclear:
         rounds = min(measured[cell.case.key()].num_rounds for cell in _pair(question, size, precision))
@@ -149,8 +155,13 @@ def next_step(question: Question, measured: Mapping[str, Measurement]) -> Step |
 
 def most_cases(question: Question) -> int:
     """That can be needed without further rounds."""
-    inner = len(question.sizes) - 2
-    return len(question.precisions) - 1 + 2 * (min(len(question.sizes), 2) + (inner.bit_length() if inner > 0 else 0))
+    return len(question.precisions) - 1 + 2 * (min(len(question.sizes), 2) + _most_inner(len(question.sizes)))
+
+
+def _most_inner(num_sizes: int) -> int:
+    """Sizes between the smallest and the largest that are measured at most: one more than halving needs, which a forecast may cost."""
+    inner = max(0, num_sizes - 2)
+    return min(inner, inner.bit_length() + 1)
 
 
 def fastest_precision(question: Question, measured: Mapping[str, Measurement]) -> str | None:

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 
 from gpualloc.findings.records import Best
-from gpualloc.findings.rows import SIZE_FIELDS, has_nonfinite_loss, samples_per_step, speedup
+from gpualloc.findings.rows import SIZE_FIELDS, has_nonfinite_loss, speedup
 from gpualloc.records import Measurement
+from gpualloc.strategies import global_batch_size
 
 _WORKLOAD_FIELDS = ("workload", "model", "data", "tuning", "device", *SIZE_FIELDS)
 
@@ -27,6 +28,6 @@ def _best(group: Sequence[Measurement]) -> Best:
     others = [row for row in group if row is not best]
     return Best(
         case=best.case,
-        samples_per_s=samples_per_step(best.case) / statistics.geometric_mean(best.repeat_step_times_s),
+        samples_per_s=global_batch_size(best.case) / statistics.geometric_mean(best.repeat_step_times_s),
         ties=tuple(row.case for row in others if not speedup(best, row).is_above(1)),
     )

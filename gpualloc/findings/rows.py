@@ -9,7 +9,7 @@ from typing import Any
 
 from gpualloc.findings.ratio import Interval, speed_ratio
 from gpualloc.records import BenchCase, Measurement
-from gpualloc.strategies.layout import data_ranks
+from gpualloc.strategies import global_batch_size
 
 SIZE_FIELDS = ("image_size_px", "sequence_length")
 
@@ -47,7 +47,7 @@ def speedup(changed: Measurement, base: Measurement) -> Interval:
 
     Samples that several ranks read alike count once, as those of "ddp_full_data".
     """
-    work = samples_per_step(changed.case) / changed.case.world_size / (samples_per_step(base.case) / base.case.world_size)
+    work = global_batch_size(changed.case) / changed.case.world_size / (global_batch_size(base.case) / base.case.world_size)
     return speed_ratio([base.repeat_step_times_s], [changed.repeat_step_times_s], factor=work)
 
 
@@ -56,11 +56,6 @@ def ratio_of_speedups(changed: Measurement, base: Measurement, other_changed: Me
     return speed_ratio(
         [base.repeat_step_times_s, other_changed.repeat_step_times_s], [changed.repeat_step_times_s, other_base.repeat_step_times_s]
     )
-
-
-def samples_per_step(case: BenchCase) -> int:
-    """Different samples that a step of all ranks takes."""
-    return data_ranks(case) * case.per_device_batch_size * case.grad_accum_steps
 
 
 def has_nonfinite_loss(row: Measurement) -> bool:

@@ -47,6 +47,11 @@ class Design:
         slopes = [self.compute * (1 - share)[:, None], self.link * share[:, None], self.overlap * by_log_gamma[:, None], self.total]
         return step + self.total @ of_total, np.concatenate(slopes, 1), compute, share
 
+    def widened(self, covariance: Array, priors: Priors) -> Array:
+        """The covariance of the coefficients with more between those of the jobs' own contention, which few rows of a job tell."""
+        is_own = (self.has_heavy_tails > 0) & (np.arange(len(self.names)) < self.compute.shape[1])
+        return np.asarray(covariance * (1 + (priors.interval_contention - 1) * np.outer(is_own, is_own)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterFit:

@@ -11,7 +11,7 @@ import numpy as np
 from gpualloc.errors import UsageError
 from gpualloc.scaling.evidence import MIN_ROWS, Evidence
 from gpualloc.scaling.fit import ClusterFit, fit_cluster, make_design
-from gpualloc.scaling.placement import Array
+from gpualloc.scaling.placement import ALONE, Array
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import Forecast, StepQuery, StepRow, Suggestion
 from gpualloc.scaling.residuals import Residuals, fit_residuals
@@ -36,6 +36,11 @@ class FittedCluster:
     residuals: dict[str, Residuals]  # of each job
     origins: dict[str, Origin] = field(default_factory=dict)  # of jobs that were not measured here
     like: str | None = None  # the cluster whose rows these are, scaled by ratios that a user gave
+
+    def interval_factor(self, job: str, priors: Priors) -> float:
+        """What the variance of the coefficients is multiplied with in the intervals of a job."""
+        is_linked = any(key != ALONE for key in self.residuals[job].keys)
+        return priors.interval_equation if is_linked else priors.interval_unlinked
 
 
 class ScalingModel:
@@ -170,14 +175,13 @@ class ScalingModel:
         known = set(fitted.fit.frame.placements)
         is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
         variance = is_new * (share * priors.link_placement) ** 2
+        covariance = design.widened(fitted.fit.covariance, priors)
         for name in {query.model for query in queries}:
             mine = np.array([i for i, query in enumerate(queries) if query.model == name])
             used = slopes[mine].any(0)  # the columns of other jobs are 0
             mine_slopes = slopes[np.ix_(mine, used)]
-            of_equation = ((mine_slopes @ fitted.fit.covariance[np.ix_(used, used)]) * mine_slopes).sum(1)
-            # How far jobs differ has heavy tails, which the covariance does not.
-            is_linked = bool(fitted.residuals[name].keys)
-            variance[mine] += (priors.interval_equation if is_linked else priors.interval_unlinked) * of_equation
+            of_equation = ((mine_slopes @ covariance[np.ix_(used, used)]) * mine_slopes).sum(1)
+            variance[mine] += fitted.interval_factor(name, priors) * of_equation
             correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
             step[mine] += correction
             variance[mine] += priors.interval_residual * extra
@@ -201,6 +205,7 @@ def _with_residuals(fit: ClusterFit, rows: Sequence[StepRow], origins: dict[str,
         mine = [row for row in rows if row.model == job.name]
         design, _ = make_design(mine, fit.frame, priors)
         left = np.log([row.step_time_s for row in mine]) - design.forward(fit.coefficients, fit.level)[0]
-        noise = np.hypot(priors.residual_noise, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
+        noise_row = [priors.noise_single if row.num_gpus == 1 else priors.residual_noise for row in mine]
+        noise = np.hypot(noise_row, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
         residuals[job.name] = fit_residuals(mine, left, noise, priors)
     return FittedCluster(fit=fit, residuals=residuals, origins=origins)

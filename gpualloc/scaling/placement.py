@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpualloc.scaling.records import StepQuery
 
 Array = NDArray[np.floating[Any]]
+ALONE = "1/1"  # the key of a single GPU
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,8 @@ class Priors:
     residual_batch_length: float = 2.0  # doublings of the batch
     # intervals
     interval_quantile: float = 1.645  # 90 % of a normal distribution
-    interval_equation: float = 0.6  # times the variance of the coefficients
-    interval_unlinked: float = 2.3  # the same for a job that was measured on single GPUs only
+    interval_equation: float = 0.2  # times the variance of the coefficients
+    interval_unlinked: float = 0.7  # the same for a job that was measured on single GPUs only
+    interval_contention: float = 10.0  # of it, times that of the jobs' own contention: for Student's t of `job_tail` at 90 % it is 14.7
     interval_residual: float = 0.35  # times that of the residual process
     interval_noise: float = 0.045

@@ -17,7 +17,7 @@ _LARGEST = 0.5  # of a residual, in logarithms: beyond it a row is an outlier
 
 @dataclass(frozen=True, kw_only=True)
 class Residuals:
-    """One job's residuals on one cluster, of rows with more than one GPU."""
+    """One job's residuals on one cluster."""
 
     points: Array  # [n, 5]
     keys: tuple[str, ...]
@@ -28,11 +28,10 @@ class Residuals:
     def __call__(self, queries: Sequence[StepQuery], priors: Priors) -> tuple[Array, Array]:
         """(correction of log step time, its variance)."""
         points, keys = _points(queries, priors)
-        is_multi = describe(queries).is_multi
-        prior = (priors.residual_smooth**2 + priors.residual_placement**2) * is_multi
+        prior = np.full(len(queries), priors.residual_smooth**2 + priors.residual_placement**2)
         if not len(self.keys):
             return np.zeros(len(queries)), prior
-        cross = _covariance(points, keys, self.points, self.keys, priors) * is_multi[:, None]
+        cross = _covariance(points, keys, self.points, self.keys, priors)
         single = cross.astype(np.float32)  # enough for a variance, and twice as fast
         explained = ((single @ self.inverse.astype(np.float32)) * single).sum(1)
         return cross @ (self.inverse @ self.values), np.maximum(prior - explained, 0.0)
@@ -40,9 +39,7 @@ class Residuals:
 
 def fit_residuals(queries: Sequence[StepQuery], residuals: Array, noise: Array, priors: Priors) -> Residuals:
     """The process given the residuals (log measured - log fitted) of rows; `noise` is the standard deviation of each."""
-    chosen = np.array([i for i, query in enumerate(queries) if query.num_gpus > 1], dtype=int)
-    if len(chosen) > _MOST_ROWS:
-        chosen = chosen[np.linspace(0, len(chosen) - 1, _MOST_ROWS).round().astype(int)]
+    chosen = np.linspace(0, len(queries) - 1, min(len(queries), _MOST_ROWS)).round().astype(int)
     picked = [queries[i] for i in chosen]
     points, keys = _points(picked, priors) if picked else (np.zeros((0, 5)), ())
     return restore_residuals(points, keys, np.clip(residuals[chosen], -_LARGEST, _LARGEST), noise[chosen], priors)

@@ -1,9 +1,10 @@
-"""The next measurement: the one after which the forecasts asked for would be least uncertain."""
+"""The next measurement: the one after which the forecasts asked for, or a threshold, would be least uncertain."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from math import erf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _MOST = 5
 _LEAST_NARROWING = 0.01
+_DOUBT = 0.5  # probability that a forecast tells nothing of where in a series the bar is passed: benchmarks/replay_study.py
 
 
 def suggest(model: ScalingModel, queries: Sequence[StepQuery]) -> list[Suggestion]:
@@ -33,6 +35,31 @@ def suggest(model: ScalingModel, queries: Sequence[StepQuery]) -> list[Suggestio
     return [*found.values(), *sorted(narrowing, key=lambda suggestion: -(suggestion.narrowing or 0))][: max(_MOST, len(found))]
 
 
+def suggest_crossing(model: ScalingModel, series: Sequence[tuple[StepQuery, StepQuery]], min_efficiency: float) -> int | None:
+    """Where in a series to measure next to find from where on several GPUs keep an efficiency, which rises along it.
+
+    A measurement that may come out either way with the same probability tells most (its entropy is largest). So it is the place up to
+    which the efficiency passes the bar with half of the probability, given that it does between the ends. A forecast may be wrong in ways
+    that its interval does not hold: half of the probability is that of halving, with every place as likely.
+
+    Args:
+        series: (on one GPU, on several) for each place, all on one cluster; the first is known to fail and the last to pay.
+
+    Returns:
+        Its index, not of the ends; None: they have nothing between, or there is not enough evidence.
+    """
+    inner = len(series) - 2
+    alone, several = ([forecast.step_time_s for forecast in model.predict(queries)] for queries in zip(*series, strict=True))
+    if inner < 1 or None in alone or None in several:
+        return None
+    variances = model.log_steps([query for _, query in series], series[0][1].cluster)[1]  # the error of one GPU is in both and cancels
+    margins = np.log(np.array(alone, dtype=float) / np.array(several, dtype=float) / min_efficiency) / np.sqrt(variances)
+    pays = np.maximum.accumulate([0.5 * (1 + erf(margin / 2**0.5)) for margin in margins])
+    anywhere = np.arange(1, inner + 1) / (inner + 1)
+    passed = (pays[1:-1] - pays[0]) / max(pays[-1] - pays[0], 1e-9)
+    return 1 + int(np.abs((1 - _DOUBT) * passed + _DOUBT * anywhere - 0.5).argmin())
+
+
 def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) -> list[Suggestion]:
     """How much each candidate would shrink the mean log-interval of the queries, by the fit's covariance."""
     measured = {_plain(row) for row in model.rows if row.cluster == cluster}
@@ -41,12 +68,15 @@ def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) 
         return []
     fitted, priors = model.clusters[cluster], model.priors
     now = model.log_steps(queries, cluster)[1]
+    designs = [make_design(part, fitted.fit.frame, priors)[0] for part in (queries, candidates)]
+    factors = [np.sqrt([fitted.interval_factor(query.model, priors) for query in part]) for part in (queries, candidates)]
     asked, tried = (
-        make_design(part, fitted.fit.frame, priors)[0].forward(fitted.fit.coefficients, fitted.fit.level)[1]
-        for part in (queries, candidates)
+        factor[:, None] * design.forward(fitted.fit.coefficients, fitted.fit.level)[1]
+        for design, factor in zip(designs, factors, strict=True)
     )
-    shared = priors.interval_equation * asked @ fitted.fit.covariance @ tried.T  # [queries, candidates]
-    own = priors.interval_equation * ((tried @ fitted.fit.covariance) * tried).sum(1) + priors.noise_step**2
+    covariance = designs[0].widened(fitted.fit.covariance, priors)
+    shared = asked @ covariance @ tried.T  # [queries, candidates]
+    own = ((tried @ covariance) * tried).sum(1) + priors.noise_step**2
     after = np.maximum(now[:, None] - shared**2 / own[None], priors.interval_noise**2)
     gains = 1 - np.sqrt(after).mean(0) / np.sqrt(now).mean()
     return [

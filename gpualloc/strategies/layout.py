@@ -32,6 +32,11 @@ def data_ranks(case: BenchCase) -> int:
     return NUM_REPLICAS if case.strategy == "pipeline_ddp" else case.world_size
 
 
+def global_batch_size(case: BenchCase) -> int:
+    """Different samples that an optimizer step takes over all ranks."""
+    return data_ranks(case) * case.per_device_batch_size * case.grad_accum_steps
+
+
 def num_copies(case: BenchCase) -> int:
     """How many copies of the model there are over all ranks."""
     if case.strategy in WHOLE_MODEL:

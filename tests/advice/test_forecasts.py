@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from gpualloc.advice import advise, make_job
-from gpualloc.advice.forecasts import StepForecast, make_forecaster
+from gpualloc.advice.forecasts import StepForecast, fit_steps, forecaster_of
 from gpualloc.findings import Interval
 from gpualloc.records import BenchCase
 from tests.advice.made_runs import FP16_S, TWO_EUROS, evidence_of, row, scaling_run, single
@@ -70,7 +70,7 @@ def test_the_fitted_model_knows_rehearsed_clusters_apart_from_real_ones() -> Non
     cluster = {"gpus_per_node": 8, "link": "nvlink4"}
     rows = [*scaling_run(), row(image_case(world_size=8, **cluster), FP16_S / 0.9)]
     evidence = evidence_of(rows)
-    forecaster = make_forecaster(evidence, [], gpus_per_node=8)
+    forecaster = forecaster_of(fit_steps(evidence, [], gpus_per_node=8), evidence.device_name, gpus_per_node=8)
     real, rehearsed = forecaster([image_case(world_size=3), image_case(world_size=8, **cluster)])
     assert real.kind == "interpolates"
     assert real.step_time_s is not None

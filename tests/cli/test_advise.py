@@ -92,6 +92,25 @@ def test_counts_that_were_not_run_are_forecast_and_marked() -> None:
 
 
 @pytest.mark.usefixtures("scaled")
+@pytest.mark.parametrize("width", [80, 160])
+def test_other_kinds_of_gpu_are_carried_over_and_marked(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    asked = ("--other-gpu", "NVIDIA L40S", "--other-gpu", "NVIDIA B200:2.5")
+    text = advise(*JOB, *asked).stdout
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text[text.index("On other kinds of GPU: carried over, not measured") :].split())
+    assert "NVIDIA L40S: computing 0.39 times as fast as NVIDIA H100 80GB HBM3 (published memory bandwidths, 864 and 3,350 GB/s)" in words
+    assert "NVIDIA B200: computing 2.50 times as fast as NVIDIA H100 80GB HBM3 (as given), links as fast; 6.69 USD per GPU-hour" in words
+    l40s, b200 = json_of(*JOB, *asked)["other_gpus"]
+    assert [option["num_gpus"] for option in l40s["options"]] == [1, 2, 4, 8]
+    assert {option["kind"] for option in (*l40s["options"], *b200["options"])} == {"carried over"}
+    assert l40s["options"][0]["speedup"]["value"] < 0.5 < 2 < b200["options"][0]["speedup"]["value"]
+    assert l40s["options"][0]["cost"] is None  # the shipped prices have none
+    assert b200["options"][2]["cost"]["low"] < b200["options"][2]["cost"]["value"] < b200["options"][2]["cost"]["high"]
+    assert json_of(*JOB)["other_gpus"] == []
+
+
+@pytest.mark.usefixtures("scaled")
 def test_another_gpu_model_and_run_can_be_named() -> None:
     text = advise("--gpu", "nvidia h200", "--model", "gpt_small", "--no-forecast", "--run", "1").stdout
     assert "2 GPUs keep 80% efficiency from 12 samples per rank" in text
@@ -135,6 +154,9 @@ def test_a_price_book_of_ones_own_comes_first(scaled: Path) -> None:
         (["--deadline", "3"], "--deadline '3' is no duration"),
         (["--deadline", "3h"], "needs the size of the job"),
         (["--precision", "fp99"], "--precision 'fp99' is unknown"),
+        (["--other-gpu", "NVIDIA L4:fast"], "--other-gpu 'NVIDIA L4:fast' is not NAME, NAME:COMPUTE or NAME:COMPUTE:LINK"),
+        (["--other-gpu", "NVIDIA L4:0"], "--other-gpu 'NVIDIA L4:0' is not NAME"),
+        (["--other-gpu", "NVIDIA L4", "--no-forecast"], "--other-gpu rests on forecasts"),
         (["--gpu-memory-gib", "-1"], "--gpu-memory-gib -1 is out of range"),
         (["--prices", "/nowhere/prices.yaml"], "the price book /nowhere/prices.yaml cannot be read"),
     ],

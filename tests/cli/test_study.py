@@ -50,16 +50,16 @@ def machine(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Call
 
 
 def test_the_fewest_runs_answer_and_the_conclusion_is_written(machine: Any, store_path: Path, tmp_path: Path) -> None:
-    ran = machine(lambda size: 0.5 + size / 512)  # 80 % at 153.6 px
+    ran = machine(lambda size: 1 / (1 + 0.25 * (153.6 / size) ** 2))  # 80 % at 153.6 px
     done = study("--image-size", SIZES, "--out", str(tmp_path / "out"))
     words = " ".join(done.stdout.split())
-    assert "2 ranks keep 80% efficiency from 154 px [15" in words
+    assert "2 ranks keep 80% efficiency from 155 px [15" in words
     assert "Certain: 128 fails certainly, 160 pays certainly, and no size asked for is between." in words
-    assert len(ran) == 8 < 14
+    assert len(ran) <= 10 < 14
     data = json.loads((tmp_path / "out" / "study.json").read_text())
     assert data["is_certain"] is True
-    assert data["crossing"]["value"] == pytest.approx(153.6, abs=0.5)
-    assert [point["size"] for point in data["points"]] == [64, 128, 160, 256]
+    assert data["crossing"]["value"] == pytest.approx(153.6, abs=1.5)  # on a straight line between 128 and 160
+    assert {64, 128, 160, 256} <= {point["size"] for point in data["points"]}
     assert data["num_possible_cases"] == 14
     text = (tmp_path / "out" / "study.md").read_text()
     assert text.startswith("# Do two ranks keep 80% efficiency training mobilenet\\_v2".replace("\\_", "_"))
@@ -67,7 +67,7 @@ def test_the_fewest_runs_answer_and_the_conclusion_is_written(machine: Any, stor
     assert "does not pay" in text
     with ResultsStore(store_path) as store:
         run = store.run()
-        assert (run.status, run.case_counts) == ("complete", {"ok": 8})
+        assert (run.status, run.case_counts) == ("complete", {"ok": len(ran)})
 
 
 def test_further_rounds_are_pooled_where_it_is_too_close(machine: Any, store_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_an_interrupt_concludes_from_what_there_is(machine: Any, store_path: Pat
 def test_a_dry_run_runs_nothing(machine: Any, store_path: Path) -> None:
     ran = machine(lambda size: 0.9)
     data = json.loads(study("--image-size", SIZES, "--dry-run", "--json").stdout)
-    assert (data["most_cases"], data["num_possible_cases"], len(data["first_step"]["cases"])) == (10, 14, 2)
-    assert "at most 10 of 14 cases" in study("--image-size", SIZES, "--dry-run").stdout
+    assert (data["most_cases"], data["num_possible_cases"], len(data["first_step"]["cases"])) == (12, 14, 2)
+    assert "at most 12 of 14 cases" in study("--image-size", SIZES, "--dry-run").stdout
     assert not ran
     assert not store_path.exists()
 
