@@ -17,7 +17,8 @@ _KEPT = 0.7  # of a job's departure from the others, on another cluster
 _TRAVELLING_SD = 0.1  # of that departure
 _RATIO_SD = 0.25  # of the ratio of two clusters' single-GPU times from job to job, where too few jobs were measured on both to tell
 # Of log(published memory bandwidth of one GPU / of another) so much shows in the step time, and its standard deviation: jobs whose
-# loader or launches bound them gain nothing. Chosen on T4, RTX 2080 Ti and A100, where 86 % of rows lie in the 90 % interval (benchmarks/compare_forecast.py --splits published).
+# loader or launches bound them gain nothing. Chosen on T4, RTX 2080 Ti and A100, where 86 % of the rows lie in the 90 % interval
+# (benchmarks/compare_forecast.py --splits published).
 _PUBLISHED_SHARE, _PUBLISHED_SD = 0.7, 0.46
 
 
