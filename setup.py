@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -49,9 +50,11 @@ class CMakeBuild(build_ext):
         facts_file = tree / "torch_facts.json"  # CMake could not see torch from inside pip's isolation
         facts_file.write_text(json.dumps(FACTS))
         configure = [tool("cmake"), "-S", str(ROOT), "-B", str(tree), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-        configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DGPUALLOC_TORCH_FACTS={facts_file}", "-DGPUALLOC_BUILD_TESTS=OFF"]
+        builds_tests = os.environ.get("GPUALLOC_BUILD_TESTS") == "1"  # for ctest in the tree, from the same objects
+        configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DGPUALLOC_TORCH_FACTS={facts_file}"]
+        configure += [f"-DGPUALLOC_BUILD_TESTS={'ON' if builds_tests else 'OFF'}"]
         subprocess.run(configure, check=True)
-        subprocess.run([tool("cmake"), "--build", str(tree), "--target", "_C"], check=True)
+        subprocess.run([tool("cmake"), "--build", str(tree), "--target", "all" if builds_tests else "_C"], check=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(tree / "_C.so", target)
         info = {

@@ -12,6 +12,7 @@ namespace gpualloc {
 
 void check_has_memory(const at::Tensor& tensor, const char* argument) {
   TORCH_CHECK_VALUE(!tensor.is_neg(), argument, ": expected a tensor, got a negative view of one; pass tensor.resolve_neg()");
+  TORCH_CHECK_VALUE(!tensor._is_zerotensor(), argument, ": expected a tensor with memory, got one of zeros that has none; pass tensor.clone()");
   if (tensor.numel() == 0 || tensor.is_meta()) return;
   const size_t need = static_cast<size_t>(tensor.storage_offset() + tensor.numel()) * tensor.itemsize(), has = tensor.storage().nbytes();
   TORCH_CHECK_VALUE(has >= need && tensor.const_data_ptr() != nullptr, argument, ": expected memory of ", need, " bytes, got a tensor of shape ",
@@ -173,6 +174,10 @@ void unpack_flat_op(const at::Tensor& flat, const at::Tensor& buffer, double sca
   unpack(flat, buffer, scale, {nonfinite, sumsq, {}});
 }
 
+void register_fallthroughs(torch::Library& library) {
+  for (const char* name : {"pack", "unpack", "pack_flat", "unpack_flat"}) library.impl(name, torch::CppFunction::makeFallthrough());
+}
+
 }  // namespace
 }  // namespace gpualloc
 
@@ -192,3 +197,9 @@ TORCH_LIBRARY_IMPL(gpualloc, CompositeExplicitAutograd, library) {
   library.impl("pack_flat", gpualloc::pack_flat_op);
   library.impl("unpack_flat", gpualloc::unpack_flat_op);
 }
+
+// The views that check_has_memory() refuses go past torch's fallbacks for them. That for negative views expects a result for each argument
+// that is changed: of operations that return nothing it takes what lies below the end of its stack, and memory was lost or freed twice.
+TORCH_LIBRARY_IMPL(gpualloc, Negative, library) { gpualloc::register_fallthroughs(library); }
+TORCH_LIBRARY_IMPL(gpualloc, Conjugate, library) { gpualloc::register_fallthroughs(library); }
+TORCH_LIBRARY_IMPL(gpualloc, ZeroTensor, library) { gpualloc::register_fallthroughs(library); }

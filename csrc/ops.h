@@ -20,7 +20,7 @@ struct Counters {
 using Segments = c10::SmallVector<Segment, 8>;
 
 // Throws ValueError for a tensor that is not what lies in its memory: a negative view, or one whose memory was given up, as FSDP does with
-// parameters, or never was, as of forward-mode derivatives that are 0.
+// parameters, or never was, as of forward-mode derivatives that are 0, of any size.
 void check_has_memory(const at::Tensor& tensor, const char* argument);
 
 // The tensors as stretches of the flat buffer, checked against it.

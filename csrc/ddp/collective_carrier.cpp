@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "ddp/trace_range.h"
 #include "exchange.h"
 
 namespace gpualloc {

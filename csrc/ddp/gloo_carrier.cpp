@@ -17,8 +17,6 @@ namespace {
 // narrowing, sending and summing overlap within a bucket of 25 MiB.
 constexpr int64_t kShardNumel = int64_t{1} << 18;
 constexpr size_t kInFlight = 4;
-// Around each stage of a chunk in a trace: there a transfer is under way.
-constexpr const char* kRange = "exchange in ";
 // Tags, away from the user's own messages: bit 30, the carrier of this group, the message of this carrier.
 constexpr int kFirstTag = 1 << 30, kCarrierBits = 10, kMessageBits = 20;
 
@@ -181,17 +179,14 @@ void GlooCarrier::start() {
   }
 
   const Shipment& shipment = *current_;
-  const TraceRange exchange(kRange, name_of(shipment.wire));
   const double scale = shipment.scale / world_size_;
   const std::vector<at::Tensor> parts = slices(shipment.buffers, chunk), residuals = slices(shipment.residuals, chunk);
   const at::Tensor sent = chunk.memory.sent.narrow(0, 0, world_size_ * chunk.shard_bytes);
-  std::optional<TraceRange> range(std::in_place, "narrow to ", name_of(shipment.wire));
   if (is_int8) {
     quantize(parts.front(), sent, world_size_, scale, residuals.empty() ? std::nullopt : std::optional(residuals.front()));
   } else {
     pack_all(parts, residuals, sent.view(dtype_of(shipment.wire)).narrow(0, 0, chunk.numel), scale, shipment.wire_state);
   }
-  range.reset();
   if (chunk.begin == 0) shipment.stamp(&TransferStamps::packed);
 
   for (int peer = 0; peer < world_size_; ++peer) {
@@ -214,12 +209,10 @@ void GlooCarrier::reduce() {
     return started_.pop_front();
   }
   const Shipment& shipment = *chunk.shipment;
-  const TraceRange exchange(kRange, name_of(shipment.wire));
   for (const Work& work : chunk.shards) work->wait();
   if (has_data(chunk, rank_)) {
     const at::Tensor received = chunk.memory.received.narrow(0, 0, world_size_ * chunk.shard_bytes);
     const at::Tensor own = shard_of(chunk.memory.gathered, chunk, rank_);
-    std::optional<TraceRange> range(std::in_place, "sum in fp32");
     if (shipment.wire == Wire::int8) {
       std::optional<at::Tensor> error;
       if (!shipment.residuals.empty()) error = owner_error(chunk.number, chunk.shard, at::kCPU);
@@ -227,7 +220,6 @@ void GlooCarrier::reduce() {
     } else {
       sum_shards(received.view(dtype_of(shipment.wire)), own.view(dtype_of(shipment.wire)), std::nullopt);
     }
-    range.reset();
     for (int peer = 0; peer < world_size_; ++peer) {
       if (peer == rank_) continue;
       std::vector<at::Tensor> result{own};
@@ -249,21 +241,16 @@ void GlooCarrier::finish() {
     return agreement.future->markCompleted(agreement.target);
   }
   const Shipment& shipment = *chunk.shipment;
-  // Closed before the shipment is complete: backward ends with the last one, and the profiler may end with backward.
-  std::optional<TraceRange> exchange(std::in_place, kRange, name_of(shipment.wire));
   for (const Work& work : chunk.results) work->wait();
   if (chunk.is_last) shipment.stamp(&TransferStamps::arrived);
   const std::vector<at::Tensor> parts = slices(shipment.buffers, chunk);
   const at::Tensor gathered = chunk.memory.gathered.narrow(0, 0, world_size_ * chunk.shard_bytes);
-  std::optional<TraceRange> range(std::in_place, "widen from ", name_of(shipment.wire));
   if (shipment.wire == Wire::int8) {
     dequantize(gathered, parts.front(), world_size_, shipment.counters());
   } else {
     unpack(gathered.view(dtype_of(shipment.wire)).narrow(0, 0, chunk.numel), parts, 1 / shipment.scale, shipment.counters());
   }
-  range.reset();
   for (const Work& work : chunk.sends) work->wait();  // then its memory may be used again
-  exchange.reset();
   free_.push_back(std::move(chunk.memory));
   const std::shared_ptr<Shipment> arrived = chunk.is_last ? chunk.shipment : nullptr;
   reduced_.pop_front();

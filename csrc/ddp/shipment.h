@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "ddp/timeline.h"
-#include "ddp/trace_range.h"
 #include "ops.h"
 
 namespace gpualloc {

@@ -9,7 +9,7 @@
 
 namespace gpualloc {
 
-// On threads that torch.profiler listens to: that of the backward pass, and none of the backend's or ours.
+// For the thread of the backward pass, which torch.profiler listens to, and none of the backend's or ours.
 class TraceRange {
  public:
   template <class... Parts>

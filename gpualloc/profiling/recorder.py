@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.autograd.profiler import record_function
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
@@ -33,6 +34,7 @@ from gpualloc.profiling.trace import OWN_WAIT_RANGE, STEP_MARK
 from gpualloc.profiling.utilisation import GpuCounters
 
 NUM_EXTRA_STEPS = 3  # beside warm-up, timed and traced ones
+_SETTLE_S = 0.1
 
 
 class TrainingStopped(BaseException):
@@ -104,9 +106,7 @@ class Recorder:
         if self._is_counting and self.counter is not None:
             self._is_counting = False
             self.counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        if self._profiler is not None:
-            self._profiler.stop()
-            self._profiler = None
+        self._stop_profiler()
 
     def _watch_loader(self, get_next: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def get_next_watched(iterator: Any) -> Any:
@@ -162,8 +162,7 @@ class Recorder:
     def _start_counting(self) -> None:
         assert self.device is not None
         self._say("counting the operators of a step")
-        profiler, self._profiler = self._profiler, None
-        profiler.stop()
+        profiler = self._stop_profiler()
         try:
             profiler.export_chrome_trace(str(self.trace_path))
             self.trace_path.stat()  # of plain JSON the profiler's library only says on stderr that it could not write it
@@ -175,6 +174,19 @@ class Recorder:
         self.counter = CostCounter(self.device.type)
         self.counter.__enter__()  # type: ignore[no-untyped-call]
         self._is_counting = True
+
+    def _stop_profiler(self) -> Any:
+        """Which it was, if one runs.
+
+        Gloo's work completes its future first and closes its range in the trace then (finishWorkGloo in torch 2.13's ProcessGroupGloo.cpp).
+        Where that is after the profiler has stopped, torch writes to memory that was given back.
+        """
+        profiler, self._profiler = self._profiler, None
+        if profiler is not None:
+            if dist.is_available() and dist.is_initialized():
+                time.sleep(_SETTLE_S)
+            profiler.stop()
+        return profiler
 
     def _finish(self) -> None:
         assert self.counter is not None

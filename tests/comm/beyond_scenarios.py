@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tests.comm import scenarios
 from tests.comm.hook_table import Dot, must_average, whole, whole_mean, wrap
+from tests.comm.profiled import profiled
 
 
 def constant(rank: int, world_size: int, device: str, hook: str, values: Sequence[Sequence[float]], steps: int) -> list[list[float]]:
@@ -141,7 +142,7 @@ def wire(rank: int, world_size: int, device: str, hook: str) -> set[str]:
     local = [whole(rank, 0, 500), whole(rank, 0, 33)]
     for _ in range(2):
         ddp(local).backward()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiler:
+    with profiled() as profiler:
         ddp(local).backward()
     with tempfile.TemporaryDirectory() as folder:
         profiler.export_chrome_trace(f"{folder}/trace.json")

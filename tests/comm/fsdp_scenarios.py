@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from gpualloc.comm.fsdp import register_fsdp_hook
 from gpualloc.errors import UsageError
+from tests.comm.profiled import profiled
 
 # Elements of a shard: (5 x 33 + 5) / 2 and (33 x 7 + 33) / 2, each padded to whole rows; in the order of the backward pass.
 SHARDS = [3 * 33 + 3, 17 * 7 + 17]
@@ -65,7 +66,7 @@ def averages(rank: int, world_size: int, device: str, wire: str, policy: dict[st
         model.set_requires_gradient_sync(True)
         if not accumulate:
             model.zero_grad()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiler:
+        with profiled() as profiler:
             backward(model, device, 1)
         results[name] = gradients(model)
         results[f"{name} wire"] = _all_reduces(profiler)

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gpualloc
 from tests.comm.hook_table import HOOKS
+from tests.comm.profiled import profiled
 
 SIZES = ((33, 17), (1,), (8, 3, 3, 3), (5,), (1000, 7), ())  # odd, one-element, channels-last and scalar parameters
 
@@ -148,7 +149,7 @@ def wire_of_one_step(rank: int, world_size: int, device: str, hook: str) -> tupl
     for _ in range(2):  # buckets are rebuilt after the first step
         ddp(local, True).backward()
     before = handle.stats()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profiler:
+    with profiled() as profiler:
         ddp(local, True).backward()
     after = handle.stats()
     with tempfile.TemporaryDirectory() as folder:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import gpualloc
+from tests.comm.profiled import profiled
 from tests.comm.scenarios import Known, coefficients, wrap
 from tests.ranks import run_ranks
 
@@ -22,7 +22,7 @@ def _trace(rank: int, world_size: int, folder: str, options: dict[str, Any]) -> 
     gpualloc.register_comm_hook(model, **options)
     for step in range(2):  # buckets are laid out anew after the first
         model(coefficients(rank, step), True).backward()
-    with torch.profiler.profile() as profiler:
+    with profiled() as profiler:
         for step in range(NUM_STEPS):
             model(coefficients(rank, step), True).backward()
     profiler.export_chrome_trace(f"{folder}/{rank}.json")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -42,22 +44,59 @@ def shrunk() -> torch.Tensor:
     return tensor
 
 
-@pytest.mark.parametrize("make", [freed, shrunk, lambda: torch._efficientzerotensor(8)], ids=["freed", "shrunk", "zero"])
-def test_a_tensor_without_its_memory_is_refused(make: object) -> None:
-    """These ended the process."""
-    tensor = make()  # type: ignore[operator]
-    with pytest.raises(ValueError, match="tensors: expected memory of 32 bytes"):
+def zeros(numel: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """As forward-mode derivatives that are 0: without memory."""
+    return torch._efficientzerotensor(numel, dtype=dtype)
+
+
+def negative(numel: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A view whose memory holds the numbers with the other sign."""
+    return torch._neg_view(torch.ones(numel, dtype=dtype))
+
+
+NO_MEMORY, NO_BYTES = "expected a tensor with memory, got one of zeros", "expected memory of 32 bytes"
+NEGATIVE = r"pass tensor.resolve_neg\(\)"
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(freed, NO_BYTES), (shrunk, NO_BYTES), (partial(zeros, 8), NO_MEMORY), (partial(negative, 8), NEGATIVE)],
+    ids=["freed", "shrunk", "zeros", "negative"],
+)
+def test_a_tensor_that_is_not_its_memory_is_refused(make: Callable[[], torch.Tensor], why: str) -> None:
+    """The first three ended the process; of the fourth the wrong sign was sent."""
+    tensor = make()
+    with pytest.raises(ValueError, match=f"tensors: .*{why}"):
         ops.pack([tensor], torch.empty(8, dtype=torch.half))
-    with pytest.raises(ValueError, match="tensors: expected memory of 32 bytes"):
+    with pytest.raises(ValueError, match=f"tensors: .*{why}"):
         ops.unpack(torch.ones(8, dtype=torch.half), [tensor])
-    with pytest.raises(ValueError, match="residual: expected memory of 32 bytes"):
+    with pytest.raises(ValueError, match=f"residual: .*{why}"):
         _native.module().pack_with_feedback(torch.ones(8), torch.empty(8, dtype=torch.half), 1.0, tensor)
 
 
-def test_a_negative_view_is_refused() -> None:
-    """Its memory holds the numbers with the other sign, which were sent."""
-    with pytest.raises(ValueError, match=r"pass tensor.resolve_neg\(\)"):
-        ops.pack([torch._neg_view(torch.ones(8))], torch.empty(8, dtype=torch.half))
+@pytest.mark.parametrize(("make", "why"), [(zeros, NO_MEMORY), (negative, NEGATIVE)])
+def test_views_are_refused_by_the_dispatched_operations_as_any_argument(make: Callable[..., torch.Tensor], why: str) -> None:
+    """Torch's fallback for negative views wrote beside its stack where an operation changes one and returns nothing."""
+    _native.module()
+    compiled, plain, half = torch.ops.gpualloc, torch.ones(8), torch.ones(8, dtype=torch.half)
+    for name, call in {
+        "tensors": [
+            lambda: compiled.pack([make(8)], half),
+            lambda: compiled.pack_flat(make(8), half),
+            lambda: compiled.unpack(half, [plain[:0], make(8)]),
+            lambda: compiled.unpack_flat(half, make(8)),
+        ],
+        "out": [lambda: compiled.pack([plain], make(8, torch.half)), lambda: compiled.pack_flat(plain, make(8, torch.half))],
+        "flat": [lambda: compiled.unpack(make(8, torch.half), [plain]), lambda: compiled.unpack_flat(make(8, torch.half), plain)],
+        "nonfinite": [
+            lambda: compiled.pack([plain], half, nonfinite=make(1, torch.int64)),
+            lambda: compiled.unpack(half, [plain], nonfinite=make(1, torch.int64)),
+        ],
+        "sumsq": [lambda: compiled.unpack_flat(half, plain, sumsq=make(1, torch.float64))],
+    }.items():
+        for refused in call:
+            with pytest.raises(ValueError, match=f"{name}: .*{why}"):
+                refused()
 
 
 def test_sizes_whose_product_does_not_fit_64_bits_are_refused() -> None:

@@ -22,7 +22,7 @@ from gpualloc.launch.jobs import JobStore
 from gpualloc.launch.leases import DeviceBusyError, Lease, LeaseStore
 
 DEVICES = [f"cpu:{index}" for index in range(6)]
-NUM_HOLDERS = 4
+NUM_HOLDERS = 6
 
 
 def hold_for_ever(folder: Path, seed: int) -> None:

@@ -126,17 +126,18 @@ def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
         refuse_network_file_system(tmp_path / "with blank/deep/state.sqlite", mounts=mounts)
 
 
-def check_killed_holders(limit_s: float, num_kills: int) -> None:
+def check_killed_holders(limit_s: float, num_kills: int, fewest_kills: int) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         folder = Path(name)
         command = [sys.executable, "-m", "tests.launch.killed_holders", name, str(limit_s), str(num_kills)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit_s + 60)
         assert done.returncode == 0, done.stderr
+        print(done.stdout)  # for pytest -rP
         told = json.loads(done.stdout)
         assert not (folder / "errors").exists(), (folder / "errors").read_text()
         assert not (folder / "overlaps").exists(), (folder / "overlaps").read_text()
         assert told["partial"] == []
-        assert told["kills"] >= 50  # on a busy machine; 300 elsewhere
+        assert told["kills"] >= fewest_kills
         assert told["leases"] >= 20  # else there was nothing to lose
         noted = [int(line) for line in (folder / "records").read_text().splitlines() if line]
         with JobStore(folder / "state.sqlite") as jobs:
@@ -144,9 +145,9 @@ def check_killed_holders(limit_s: float, num_kills: int) -> None:
 
 
 def test_holders_killed_at_random_never_overlap() -> None:
-    check_killed_holders(limit_s=8, num_kills=300)
+    check_killed_holders(limit_s=8, num_kills=300, fewest_kills=50)  # the fewest on a busy machine
 
 
 @pytest.mark.soak
 def test_holders_killed_at_random_never_overlap_for_minutes() -> None:
-    check_killed_holders(limit_s=240, num_kills=10_000)
+    check_killed_holders(limit_s=240, num_kills=10_000, fewest_kills=500)

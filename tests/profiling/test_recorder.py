@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.optim import optimizer as torch_optimizer
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, TensorDataset, dataloader
 
 from gpualloc.errors import GpuallocError
+from gpualloc.profiling import recorder as recorder_module
 from gpualloc.profiling.analysis import analyse
 from gpualloc.profiling.calibration import measure_op_overhead_us, measure_speed
 from gpualloc.profiling.recorder import Recorder, TrainingStopped
@@ -124,6 +126,22 @@ def test_a_training_that_ends_after_the_trace_lacks_the_count_alone(tmp_path: Pa
     train(recorder, 10)
     assert (recorder.is_traced, recorder.is_done) == (True, False)
     assert analyse(recorder).costs is None
+
+
+def test_gloos_threads_are_waited_for_before_the_profiler_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they close afterwards is in memory that was given back."""
+    said: list[str] = []
+    stop = profile.stop
+    monkeypatch.setattr(recorder_module.time, "sleep", lambda seconds: said.append("waited"))
+    monkeypatch.setattr(profile, "stop", lambda self: (said.append("stopped"), stop(self)))
+    train(make_recorder(tmp_path), 50)
+    assert said == ["stopped"]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        train(make_recorder(tmp_path), 50)
+    finally:
+        dist.destroy_process_group()
+    assert said == ["stopped", "waited", "stopped"]
 
 
 def test_another_profiler_is_refused(tmp_path: Path) -> None:
