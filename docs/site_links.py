@@ -14,6 +14,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 CODE = re.compile(r"`[^`\n]*`")
+CODE_IN_TEXT = re.compile(r"(?<!<pre>)<code>([^<]*)</code>")
+OPTION = re.compile(r"(?<![^\s>])--?[a-z][\w-]*")
 FRONT = "index.md"
 
 
@@ -41,6 +43,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     lines = LINK.sub(in_site, markdown).split("\n")
     return "\n".join(CODE.sub(lambda code: code[0].replace("\\|", "|"), line) if line.startswith("|") else line for line in lines)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Options within a text stay whole: a browser would break a line behind any of their dashes."""
+    return CODE_IN_TEXT.sub(lambda code: OPTION.sub(r'<span class="option">\g<0></span>', code[0]), html)
 
 
 def _targets(file: File) -> set[str]:

@@ -34,6 +34,7 @@ LAB = "needs root: tests/benchmarks/test_network_lab.py builds one"
 LLAMA = "needs a GPU for 1 B parameters and more"
 NOT_RUN = {  # command -> what it needs, and which test does it where that is there
     "pip install .": INSTALLS,
+    "pip install '.[data]'": INSTALLS,
     "pip install -e '.[test]'": INSTALLS,
     "pip install '.[integrations]'": INSTALLS,
     "pip install 'gpualloc[ray]'": INSTALLS,
@@ -86,7 +87,7 @@ ENDS_WITH_1 = {  # command -> what it then says
     "gpualloc advise --image-size 500 --dataset-size 1281167 --epochs 90": EVIDENCE,  # where others disturbed every repeat before it
 }
 QUICK = ("--help", "--version", "bench --help", "config", "results", "forecast", "status", "report")  # below a second once torch is loaded
-PROGRAMS = ("cmake", "gpualloc", "pip", "pytest", "python", "sudo", "torchrun")
+PROGRAMS = ("cd", "cmake", "gpualloc", "pip", "pytest", "python", "sudo", "torchrun")
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
