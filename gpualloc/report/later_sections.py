@@ -103,13 +103,17 @@ def _plan(plan: PlanFile | None, words: Words) -> tuple[Block, ...]:
     colour_of = {name: place for place, name in enumerate(names)}
     by_device: dict[tuple[str, int], list[Span]] = {(node.name, index): [] for node in plan.cluster.nodes for index in range(node.num_gpus)}
     end_s = max([0.0, *(each.finish_s for each in plan.assignments), *(each.finish_s for each in plan.measuring)])
-    unit_s, unit = (3600.0, "h") if end_s > 2 * 3600 else (60.0, "min")
+    unit_s, unit = (3600.0, "h") if end_s > 2 * 3600 else (60.0, "min") if end_s > 2 * 60 else (1.0, "s")
     placed: list[Assignment | MeasuringSlot] = [*plan.assignments, *plan.measuring]
     for slot in placed:
         for device in slot.devices:
             span = Span(start=slot.start_s / unit_s, end=slot.finish_s / unit_s, label=slot.workload, colour=colour_of[slot.workload])
             by_device.setdefault((device.node, device.index), []).append(span)
-    lanes = tuple(Lane(name=f"{node} GPU {index}", spans=tuple(spans)) for (node, index), spans in list(by_device.items())[:_MAX_LANES])
+    kinds = {node.name: "cpu" if node.gpu_type == "cpu" else "GPU" for node in plan.cluster.nodes}
+    lanes = tuple(
+        Lane(name=f"{node} {kinds.get(node, 'GPU')} {index}", spans=tuple(spans))
+        for (node, index), spans in list(by_device.items())[:_MAX_LANES]
+    )
     rows = [
         (
             each.workload,
