@@ -13,6 +13,9 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+CODE = re.compile(r"`[^`\n]*`")
+CODE_IN_TEXT = re.compile(r"(?<!<pre>)<code>([^<]*)</code>")
+OPTION = re.compile(r"(?<![^\s>])--?[a-z][\w-]*")
 FRONT = "index.md"
 
 
@@ -27,8 +30,10 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page with its links as they are in the site."""
+    """The page with its links as they are in the site, and a bar within code of a table without the backslash that GitHub wants."""
     file = page.file
+    if file.src_uri == FRONT:
+        page.meta["hide"] = ["navigation"]  # which has one entry there, and takes the tables' room
 
     def in_site(link: re.Match[str]) -> str:
         target, anchor = _from_root(file, link[1]), link[2] or ""
@@ -36,7 +41,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return f"]({FRONT}{anchor})"
         return f"]({target.removeprefix('docs/') if target.startswith('docs/') else f'repository/{target}'}{anchor})"
 
-    return LINK.sub(in_site, markdown)
+    lines = LINK.sub(in_site, markdown).split("\n")
+    return "\n".join(CODE.sub(lambda code: code[0].replace("\\|", "|"), line) if line.startswith("|") else line for line in lines)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Options within a text stay whole: a browser would break a line behind any of their dashes."""
+    return CODE_IN_TEXT.sub(lambda code: OPTION.sub(r'<span class="option">\g<0></span>', code[0]), html)
 
 
 def _targets(file: File) -> set[str]:

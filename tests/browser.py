@@ -62,10 +62,11 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
     def requested(self) -> Sequence[str]:
-        """Addresses asked for since it was asked last, but for the browser's own icons."""
+        """Addresses asked for since it was asked last: not what a page holds itself, and not those of the browser's own first page, which
+        may still be loading."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-        return [address for address in sent if not address.startswith("chrome://")]
+        return [address for address in sent if not address.startswith(("chrome://", "data:"))]
 
     def close(self) -> None:
         self.driver.quit()

@@ -130,7 +130,7 @@ class GridRun:
         left_s = self._deadline_s - time.monotonic()
         if self.estimates_s.get(case.key(), 0.0) <= left_s:
             return None
-        return f"{BUDGET}: did not fit into the {self.settings.max_minutes:g} minutes; go on with --resume"
+        return f"{BUDGET}: did not fit into {self.settings.max_minutes:g} min; go on with --resume"
 
     def _why_not_now(self, case: BenchCase) -> str | None:
         """The reason to skip the case where another process is on the device and the settings say so."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from gpualloc.cli.lazy_commands import LazyCommand, LazyCommands
 from gpualloc.cli.settings_paths import has_settings_files
@@ -196,10 +196,18 @@ class _Commands(TyperGroup):
             self._is_listing = False
 
 
+def _leave_types_of_switches_out() -> None:
+    """typer from 0.29 on writes <bool> beside each switch in the help, as if it took a value; before there is no such method."""
+    shown = getattr(TyperOption, "display_type_rich", None)
+    if shown is not None:
+        TyperOption.display_type_rich = lambda self, ctx: None if self.is_flag else shown(self, ctx)  # type: ignore[method-assign]
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
+_leave_types_of_switches_out()
 app = typer.Typer(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -185,7 +185,8 @@ def _write(page: bytes, output: Path, inputs: ReportInputs, *, as_json: bool) ->
 
         print_json({"path": str(output), "num_bytes": len(page), "runs": names, "num_measurements": num_rows})
     else:
-        _say(f"{num_rows} measurements of run {', '.join(names)} written to {output} ({len(page) / 1000:,.0f} kB)")
+        runs = f"run{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        _say(f"{num_rows} measurements of {runs} written to {output} ({len(page) / 1000:,.0f} kB)")
 
 
 def _serve(make: object, language: str, port: int) -> None:

@@ -63,6 +63,7 @@ def text_table(*headers: str, right: Sequence[str] = (), fixed: Sequence[str] = 
 def print_measurements(measurements: Sequence[Measurement], console: Console, *, whole_run: Sequence[Measurement] | None = None) -> None:
     """One block per model, size, precision and batch size; its first row is the single process where there is one.
 
+    Blocks of which nothing was tried are listed below the others, by reason, instead of a table of words each.
     Columns that do not fit the console are left out, the least important first.
 
     Args:
@@ -78,7 +79,9 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
     widths = [max(len(text) for text in texts) for texts in zip((column.header for column in _COLUMNS), *figures.values(), strict=True)]
     name_width = max(len(_name(row)) for row in measurements)
     shown = _fitting(widths, console.width - name_width)
-    captions = {_caption(block.rows) for block in blocks}
+    untried = [block for block in blocks if formats.chosen() == "table" and all(row.status == "skipped" for row in block.rows)]
+    blocks = [block for block in blocks if block not in untried]
+    captions = {_caption(block.rows) for block in blocks or untried}
     for block in blocks:
         console.print(Text(block.title, style="bold"), soft_wrap=True)
         if formats.chosen() != "table":
@@ -95,6 +98,7 @@ def print_measurements(measurements: Sequence[Measurement], console: Console, *,
         if len(captions) > 1:
             console.print(Text(_caption(block.rows), style="dim"))
         console.print()
+    _print_untried([row for block in untried for row in block.rows], console)
     if len(captions) == 1:
         console.print(Text(captions.pop(), style="dim"))
     bases = [block.base for block in blocks if block.base]
@@ -324,6 +328,16 @@ def _print_problem(row: Measurement, name_width: int, ranks_width: int, console:
     lines = textwrap.wrap(printable(reason), max(console.width - indent, _MIN_REASON_WIDTH)) or [""]
     text = start + ("\n" + " " * indent if is_narrow else "") + ("\n" + " " * indent).join(lines)
     console.print(Text(text, style="dim" if row.status == "skipped" else "red"), soft_wrap=True)
+
+
+def _print_untried(rows: Sequence[Measurement], console: Console) -> None:
+    """The cases under the reason that they share."""
+    for reason in dict.fromkeys(row.reason for row in rows):
+        console.print(Text(printable(f"skipped: {reason}"), style="dim"))
+        for row in rows:
+            if row.reason == reason:
+                console.print(Text(f"  {printable(case_label(row.case))}", style="dim"))
+        console.print()
 
 
 def _print_notes(rows: Sequence[Measurement], console: Console) -> None:

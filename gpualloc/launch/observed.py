@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def record(store: Path, job: Job, folder: Path, *, fault: str | None) -> bool:
     if measurement is None:
         return False
     with ResultsStore(store) as results:
-        run_id = results.begin_run(command=f"gpualloc run: {job.name}", options={"job": job.name}, environment=environment)
+        run_id = results.begin_run(
+            command=f"gpualloc run PLAN --only {shlex.quote(job.name)}", options={"job": job.name}, environment=environment
+        )
         results.add(run_id, measurement)
         results.finish_run(run_id, "complete")
     return True

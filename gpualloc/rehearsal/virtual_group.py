@@ -111,6 +111,7 @@ def rehearsed(rehearsal: Rehearsal) -> Iterator[None]:
     _active = rehearsal
     rank_variables = {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": str(rehearsal.world_size)}
     rank_variables["LOCAL_WORLD_SIZE"] = str(rehearsal.ranks_per_node)
+    rank_variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # as torchrun sets; nobody is called there
     saved = {name: os.environ.get(name) for name in rank_variables}
     os.environ.update(rank_variables)
     replaced = {"_new_process_group_helper": _virtual_groups, "rendezvous": _without_peers}

@@ -109,7 +109,11 @@ def _plan(plan: PlanFile | None, words: Words) -> tuple[Block, ...]:
         for device in slot.devices:
             span = Span(start=slot.start_s / unit_s, end=slot.finish_s / unit_s, label=slot.workload, colour=colour_of[slot.workload])
             by_device.setdefault((device.node, device.index), []).append(span)
-    lanes = tuple(Lane(name=f"{node} GPU {index}", spans=tuple(spans)) for (node, index), spans in list(by_device.items())[:_MAX_LANES])
+    kinds = {node.name: "cpu" if node.gpu_type == "cpu" else "GPU" for node in plan.cluster.nodes}
+    lanes = tuple(
+        Lane(name=f"{node} {kinds.get(node, 'GPU')} {index}", spans=tuple(spans))
+        for (node, index), spans in list(by_device.items())[:_MAX_LANES]
+    )
     rows = [
         (
             each.workload,

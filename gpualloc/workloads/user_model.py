@@ -51,8 +51,7 @@ def check_factory(name: str) -> Callable[[BenchCase], Any]:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the module does when imported
         raise UsageError(
-            f"model {name!r}: module {module_name} cannot be imported: {type(error).__name__}: {error}; "
-            "run gpualloc from the folder that holds it, or add that to PYTHONPATH"
+            f"model {name!r}: module {module_name} cannot be imported: {type(error).__name__}: {error}; {_way_out(module_name, error)}"
         ) from error
     factory = getattr(module, attribute, None)
     if factory is None:
@@ -61,6 +60,15 @@ def check_factory(name: str) -> Callable[[BenchCase], Any]:
         raise UsageError(f"model {name!r}: {attribute} is a {type(factory).__name__}, not a function; {_CONTRACT}")
     checked: Callable[[BenchCase], Any] = factory
     return checked
+
+
+def _way_out(module_name: str, error: Exception) -> str:
+    """What to do about a module that was not imported: it is elsewhere, it needs another one, or it fails by itself."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return f"where in it, shows python -c 'import {module_name}'"
+    if f"{module_name}.".startswith(f"{error.name}."):
+        return "run gpualloc from the folder that holds it, or add that to PYTHONPATH"
+    return f"install the package that has {error.name} beside gpualloc, and try again"
 
 
 def build_user_model(case: BenchCase) -> UserWorkload:

@@ -124,7 +124,7 @@ def test_the_budget_is_held_by_the_real_clock(make: Callable[..., GridRun], monk
     run.estimates_s = {case.key(): 15.0 for case in CASES}
     rows = run.run()
     assert [row.status for row in rows] == ["ok", "ok", "skipped", "skipped"]
-    assert rows[3].reason == "budget: did not fit into the 1 minutes; go on with --resume"
+    assert rows[3].reason == "budget: did not fit into 1 min; go on with --resume"
 
 
 @pytest.mark.parametrize(("on_busy", "statuses"), [("warn", ["ok", "ok"]), ("skip", ["skipped", "skipped"])])

@@ -48,6 +48,7 @@ def test_every_command_has_help_with_an_example_on_a_line_of_its_own(path: tuple
     assert done.exit_code == 0
     example = " ".join(("gpualloc", *path))
     assert any(line.strip().startswith(example) for line in done.stdout.splitlines() if "Usage:" not in line), done.stdout
+    assert "<bool>" not in done.stdout  # a switch takes no value
 
 
 def walk_options(command: Any) -> Iterator[Any]:

@@ -30,7 +30,7 @@ warmup-steps = 2
 steps = 1
 repeats = 2
 rounds = 1
-max-minutes = 1
+max-minutes = 3
 
 ["bench --quality"]
 steps = 4

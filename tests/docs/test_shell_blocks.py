@@ -34,6 +34,7 @@ LAB = "needs root: tests/benchmarks/test_network_lab.py builds one"
 LLAMA = "needs a GPU for 1 B parameters and more"
 NOT_RUN = {  # command -> what it needs, and which test does it where that is there
     "pip install .": INSTALLS,
+    "pip install '.[data]'": INSTALLS,
     "pip install -e '.[test]'": INSTALLS,
     "pip install '.[integrations]'": INSTALLS,
     "pip install 'gpualloc[ray]'": INSTALLS,
@@ -86,7 +87,7 @@ ENDS_WITH_1 = {  # command -> what it then says
     "gpualloc advise --image-size 500 --dataset-size 1281167 --epochs 90": EVIDENCE,  # where others disturbed every repeat before it
 }
 QUICK = ("--help", "--version", "bench --help", "config", "results", "forecast", "status", "report")  # below a second once torch is loaded
-PROGRAMS = ("cmake", "gpualloc", "pip", "pytest", "python", "sudo", "torchrun")
+PROGRAMS = ("cd", "cmake", "gpualloc", "pip", "pytest", "python", "sudo", "torchrun")
 COMMANDS = [command for page in PAGES for command in commands_of(page)]
 
 
@@ -191,7 +192,7 @@ def units() -> list[Any]:
 
 
 @pytest.mark.docs
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("commands", units())
 def test_the_page_runs_as_it_is_written(commands: list[Command], tmp_path: Path) -> None:
     environment = prepare(tmp_path)
@@ -231,6 +232,11 @@ def start(text: str, folder: Path, environment: dict[str, str]) -> subprocess.Po
     )
 
 
+def is_over_budget(text: str, printed: str) -> bool:
+    """Whether nothing of a benchmark fits into the minutes that the folder's settings give it: on a machine where others work, too."""
+    return text.startswith("gpualloc bench") and "budget: did not fit" in printed and not re.search(r": (failed|oom): ", printed)
+
+
 def check(text: str, process: subprocess.Popen[str]) -> None:
     limit_s = UNTIL_STOPPED_S.get(text)
     try:
@@ -242,5 +248,5 @@ def check(text: str, process: subprocess.Popen[str]) -> None:
         assert process.returncode in (0, 130), (text, process.returncode, printed)
     else:
         assert limit_s is None, f"{text} ends by itself:\n{printed}"
-        is_expected = process.returncode == 1 and ENDS_WITH_1.get(text, "nothing") in printed
+        is_expected = process.returncode == 1 and (ENDS_WITH_1.get(text, "nothing") in printed or is_over_budget(text, printed))
         assert process.returncode == 0 or is_expected, (text, process.returncode, printed)

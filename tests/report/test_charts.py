@@ -94,6 +94,8 @@ def test_ticks_are_round_and_cover_the_range(low: float, high: float, ticks: lis
 def test_texts() -> None:
     assert [tick_text(value, [0, 0.2, 0.4], "%") for value in (0, 0.2, 0.4)] == ["0%", "20%", "40%"]
     assert tick_text(1.5, [1, 1.5], "x") == "1.5×"
+    assert [tick_text(value, [0, 0.25, 0.5]) for value in (0.25, 0.75)] == ["0.25", "0.75"]  # and not 0.2 and 0.8
+    assert tick_text(7.5, [0, 2.5]) == "7.5"
     assert shortened("channels_last", 40) == "chan…"
     assert shortened("ok", 40) == "ok"
     assert text_px("割に合う") == 48

@@ -13,9 +13,11 @@ from torch.utils.data import TensorDataset
 
 import gpualloc.train
 from gpualloc.errors import GpuallocError, UsageError
+from gpualloc.rehearsal import rehearsed
 from gpualloc.train.sampler import ResumableSampler
 from gpualloc.train.settings import read_place
 from tests.ranks import run_ranks
+from tests.rehearsal.clusters import make_rehearsal
 from tests.train.scenarios import NUM_SAMPLES, prepare_different_models, train
 
 
@@ -190,3 +192,14 @@ def test_a_batch_without_a_step_is_told() -> None:
 def test_a_process_alone_needs_no_environment() -> None:
     assert not read_place({}).is_launched
     assert read_place({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}).rank == 1
+
+
+def test_a_rehearsal_is_ranks_enough(tmp_path: Path) -> None:
+    """`gpualloc rehearse -- train.py` of a script that trains by `prepare`: nobody set torchrun's variables."""
+    model = nn.Linear(4, 2)
+    data = TensorDataset(torch.rand(64, 4), torch.randint(2, (64,)))
+    with rehearsed(make_rehearsal(tmp_path, 4)):
+        training = gpualloc.train.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1), data, num_epochs=1, per_device_batch_size=4)
+        for inputs, targets in training.batches():
+            training.step(nn.functional.cross_entropy(training.model(inputs), targets))
+    assert training.steps_done == 4  # of 16 samples each

@@ -93,6 +93,22 @@ def test_a_name_that_leads_nowhere_is_refused_before_anything_starts(name: str, 
     assert str(caught.value).startswith(f"model {name!r}")
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("import absent_library", "No module named 'absent_library'; install the package that has absent_library beside gpualloc, and"),
+        ("int('x')", r"ValueError: .*; where in it, shows python -c 'import failing_models'"),
+    ],
+)
+def test_a_module_that_fails_when_imported_says_what_it_lacks(
+    lines: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_models.py").write_text(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        find_model("failing_models:make", workload="image")
+
+
 def returns_nothing(case: object) -> None:
     return None
 

@@ -44,9 +44,7 @@ def tick_text(value: float, ticks: Sequence[float], unit: str = "") -> str:
     """A tick's text, with as many decimals as tell the ticks apart; "%" and "x" are units that are written beside it."""
     scale = 100.0 if unit == "%" else 1.0
     step = min((abs(b - a) for a, b in itertools.pairwise(ticks) if b != a), default=abs(value) or 1.0) * scale
-    decimals = max(0, min(6, -math.floor(math.log10(step) + 1e-9))) if step < 1 else 0
-    if decimals == 0 and not math.isclose(step, round(step), abs_tol=1e-6):
-        decimals = 1
+    decimals = next((places for places in range(6) if math.isclose(step, round(step, places), rel_tol=1e-3)), 6)
     suffix = {"%": "%", "x": "×"}.get(unit, "")
     return f"{value * scale:,.{decimals}f}{suffix}"
 
