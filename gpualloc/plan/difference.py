@@ -98,4 +98,4 @@ def duration_text(seconds: float) -> str:
     for unit, name, digits in ((86_400.0, "d", 1), (3_600.0, "h", 1), (60.0, "min", 0)):
         if seconds >= 1.5 * unit:
             return f"{seconds / unit:.{digits}f} {name}"
-    return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s"
+    return f"{seconds:.{0 if seconds >= 1.95 else 1}f} s"
