@@ -22,6 +22,7 @@ SCRIPT_CHECKS: dict[str, tuple[Callable[[Program], Iterable[Finding]], ...]] = {
     "loss-average": (averages.check_summed_gradients, averages.check_summed_loss, averages.check_wrong_count, scaling.check_divided_twice),
     "unused-parameters": (waits.check_unused_parameters,),
     "sync-point": (waits.check_sync_points,),
+    "data-parallel": (waits.check_data_parallel,),
     "pin-memory": (data.check_pin_memory,),
     "num-workers": (data.check_num_workers,),
 }

@@ -30,3 +30,7 @@ def fit(net, dataset, config):
         for batch in loader:
             train_step(model, optimizer, batch)
         evaluate(model, loader)
+
+
+def in_one_process(net):
+    return torch.nn.DataParallel(net.cuda())  # data-parallel
