@@ -34,7 +34,7 @@ class BenchCase:
     device: str  # "cuda" or "cpu"
     world_size: int  # number of ranks, or of the GPUs of one process's data_parallel
     ranks_per_gpu: int  # above 1: several NCCL ranks share a card
-    data: str  # "synthetic", "digits" or an absolute path
+    data: str  # "synthetic", "digits", an absolute path, or JOB_DATA
     num_warmup_steps: int
     num_steps: int  # timed steps per repeat
     num_repeats: int
@@ -83,6 +83,7 @@ class BenchCase:
         return " ".join([*words, *(name if value is True else f"{name}={value}" for name, value in self.details().items())])
 
 
+JOB_DATA = "gpualloc run"  # of rows seen while a job ran: what its script read
 REHEARSAL = ("gpus_per_node", "link", "network")
 DETAILS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BenchCase) if field.default is not dataclasses.MISSING}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from gpualloc.records import BenchCase
+from gpualloc.records import JOB_DATA, BenchCase
 
 _SWITCHES = ("pin_memory", "non_blocking", "channels_last", "compile", "activation_checkpointing")
 
 
 def bench_command(case: BenchCase, *, gpus: Sequence[int] = (), changes: str = "", rounds: int | None = None) -> str:
-    """`gpualloc bench` with the case's setting.
+    """`gpualloc bench` with the case's setting; on synthetic data in place of what a job read.
 
     Args:
         gpus: numbers of GPUs, in place of the case's own.
@@ -37,7 +37,7 @@ def bench_command(case: BenchCase, *, gpus: Sequence[int] = (), changes: str = "
         words["--gpus"] = ",".join(str(max(1, int(count) // case.ranks_per_gpu)) for count in counts.split(","))
     if case.ranks_per_gpu > 1:
         words["--ranks-per-gpu"] = case.ranks_per_gpu
-    if case.data != "synthetic":
+    if case.data not in ("synthetic", JOB_DATA):
         words["--data"] = case.data
     if case.device == "cpu":
         words["--device"] = "cpu"

@@ -9,7 +9,7 @@ from pathlib import Path
 from gpualloc.launch.job import Job
 from gpualloc.launch.progress import Progress, read_environment, read_progress
 from gpualloc.plan.records import Assignment
-from gpualloc.records import BenchCase, Environment, Measurement
+from gpualloc.records import JOB_DATA, BenchCase, Environment, Measurement
 from gpualloc.store import ResultsStore
 
 _MIN_WINDOWS = 3  # a job that trained for less has no rate
@@ -58,7 +58,7 @@ def measure(assignment: Assignment, progress: Progress, environment: Environment
         device=progress.device,
         world_size=assignment.num_gpus,
         ranks_per_gpu=1,
-        data="gpualloc run",
+        data=JOB_DATA,
         num_warmup_steps=1,
         num_steps=1,
         num_repeats=max(1, len(times_s)),
