@@ -23,7 +23,8 @@ constexpr int64_t kBlock = 2048;
 
 constexpr int64_t kStreamAlign = 64;  // bytes, a cache line: the processor combines its stores into one write
 
-// Bytes that a streaming loop asks for ahead of its loads: the hardware's prefetcher stops at the end of a page.
+// Bytes that a streaming loop asks for ahead of its loads: the hardware's prefetcher stops at the end of a page. Into L2, which has more reads
+// under way than a core's first level: of one core that reads two bytes for each it writes, those are the limit.
 constexpr int64_t kPrefetchBytes = 8192;
 
 template <Dtype D>
@@ -54,7 +55,7 @@ struct Converter {
     for (; i + kStep <= numel; i += kStep) {
       if constexpr (kStream) {
         for (size_t line = 0; line < kStep * sizeof(*from); line += 64) {
-          __builtin_prefetch(reinterpret_cast<const char*>(from + i) + line + kPrefetchBytes);
+          __builtin_prefetch(reinterpret_cast<const char*>(from + i) + line + kPrefetchBytes, 0, 2);
         }
       }
       for (int64_t k = i; k < i + kStep; k += 2 * Vector::kWidth) {
