@@ -201,7 +201,8 @@ def _print_money(advice: Advice, console: Console) -> None:
 
 def _print_purchase(found: BuyOrRent, console: Console) -> None:
     currency = found.currency
-    payback = "never pays back" if found.payback_years is None else f"pays back in {found.payback_years:.2g} years"
+    years = found.payback_years
+    payback = "never pays back" if years is None else f"pays back in {years:,.{1 if years < 9.95 else 0}f} years"
     verdict = "Buy" if found.answer == "buy" else "Rent"
     text = (
         f"{verdict}: {found.num_gpus} GPUs for {money_text(found.purchase_price)} {currency} {payback}, a return of "
