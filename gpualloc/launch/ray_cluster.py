@@ -35,6 +35,7 @@ _OPTIONS = {
     "lost-after": "seconds that a node may take to answer, default 60",
     "cpus-per-gpu": "cores to reserve beside each GPU, default 1",
 }
+_ANSWER_S = 5.0  # how long a node is waited for before it is asked whether the cluster is there at all
 _MEETING = Meeting(node_rank="NODE", head="HEAD", port="PORT")  # in what is printed; found when the job starts
 
 
@@ -128,16 +129,31 @@ class RayAttempt:
         self._lost_after_s = lost_after_s
         self._actors: list[Any] = []
         self._is_over = False
+        self._answered_s = time.monotonic()
         self.reference = f"placement group {group.id.hex()[:12]}"
 
     def poll(self) -> Ended | None:
+        try:
+            return self._poll()
+        except EngineLostError:
+            self._is_over = True  # nobody is there to be told to end it
+            raise
+
+    def _poll(self) -> Ended | None:
         try:
             if not self._actors:
                 if not self._group.wait(timeout_seconds=0.01):
                     return None  # others have the resources
                 self._begin()
-            codes = self._ray.get([actor.poll.remote() for actor in self._actors], timeout=self._lost_after_s)
+            codes = self._ray.get([actor.poll.remote() for actor in self._actors], timeout=min(_ANSWER_S, self._lost_after_s))
+            self._answered_s = time.monotonic()
+        except self._ray.exceptions.GetTimeoutError as error:
+            self._refuse_silence()
+            if time.monotonic() - self._answered_s < self._lost_after_s:
+                return None
+            raise EngineLostError(f"a node of the Ray cluster did not answer for {self._lost_after_s:g} s; see: ray status") from error
         except self._ray.exceptions.RayActorError as error:
+            self._refuse_silence()
             return Ended(is_ok=False, message=f"a node of the Ray cluster is gone: {str(error).splitlines()[0]}")
         except (self._ray.exceptions.RayError, ConnectionError) as error:
             raise EngineLostError(f"the Ray cluster does not answer: {str(error).splitlines()[0]}; see: ray status") from error
@@ -146,10 +162,16 @@ class RayAttempt:
             return self._describe(failed, codes.index(failed))
         return Ended(is_ok=True) if all(code == 0 for code in codes) else None
 
+    def _refuse_silence(self) -> None:
+        """Ray itself would wait for its head for a minute, and then end this process."""
+        _refuse_silence(self._ray.get_runtime_context().gcs_address)
+
     def process_ids(self) -> Iterable[int]:
         return ()  # Ray's own
 
     def terminate(self) -> None:
+        if self._is_over:
+            return
         with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
             self._ray.get([actor.terminate.remote() for actor in self._actors], timeout=self._lost_after_s)
 
