@@ -113,7 +113,7 @@ def of_second_error(*arguments: Any) -> Any:
         (2, {"nvmlDeviceGetPersistenceMode": 0}, "WARN", "persistence is off"),
         (2, {"nvmlDeviceGetComputeMode": 3}, "WARN", "EXCLUSIVE_PROCESS"),
         (2, {"nvmlDeviceGetComputeMode": 2}, "FAIL", "PROHIBITED"),
-        (3, {"nvmlDeviceGetP2PStatus": lambda a, b, kind: 5 if kind == 2 else 0}, "OK", "1 pairs: the CPUs (SYS)"),
+        (3, {"nvmlDeviceGetP2PStatus": lambda a, b, kind: 5 if kind == 2 else 0}, "OK", "1 pair: the CPUs (SYS)"),
         (3, {"nvmlDeviceGetP2PStatus": lambda a, b, kind: 5 if kind == 2 else 1}, "WARN", "no peer access between 0-1: the chipset"),
         (4, {"nvmlDeviceGetCurrPcieLinkWidth": of_second(4, 16)}, "WARN", "GPU 1 has 4 of 16 PCIe lanes"),
     ],

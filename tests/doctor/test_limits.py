@@ -47,10 +47,10 @@ def test_what_a_container_allows(files: dict[str, str], status: str, seen: str, 
 @pytest.mark.parametrize(
     ("limit", "has_infiniband", "status", "seen"),
     [
-        ({}, False, "OK", "65536 open files, any number of processes"),
-        ({resource.RLIMIT_NOFILE: (1024, 1024)}, False, "WARN", "only 1024 open files"),
+        ({}, False, "OK", "65,536 open files, any number of processes"),
+        ({resource.RLIMIT_NOFILE: (1024, 1024)}, False, "WARN", "only 1,024 open files"),
         ({resource.RLIMIT_NPROC: (512, 512)}, False, "WARN", "only 512 processes"),
-        ({resource.RLIMIT_MEMLOCK: (2**26, 2**26)}, False, "OK", "65536 open files"),
+        ({resource.RLIMIT_MEMLOCK: (2**26, 2**26)}, False, "OK", "65,536 open files"),
         ({resource.RLIMIT_MEMLOCK: (2**26, 2**26)}, True, "WARN", "64 MiB of locked memory"),
     ],
 )
