@@ -55,6 +55,8 @@ NOT_RUN = {  # command -> what it needs, and which test does it where that is th
     "gpualloc bench --quality --ranks-per-gpu 2 --output quality.json --plot curves.png": GPUS,
     "gpualloc bench --quality --ranks-per-gpu 2 --output quality.json": GPUS,
     "gpualloc bench --precision fp64,fp32,fp16 --image-size 100,200,300,400,500 --gpus 2,4": GPUS,
+    "gpualloc bench --preset study --gpus 2 --precision fp32,fp16 --image-size 100,300,500 --pin-memory on "
+    "--rounds 1 --steps 10 --repeats 3 --warmup-steps 5": GPUS,
     "gpualloc bench --model mobilenet_v2 --precision bf16 --image-size 100,200,300,500 --strategy single,ddp --hook none,gpualloc_auto "
     "--ranks-per-gpu 2 --rounds 1 --steps 10 --repeats 4": GPUS,
     "gpualloc bench --model llama_1b --sequence-length 1024 --precision bf16 --strategy single --activation-checkpointing off,on "
