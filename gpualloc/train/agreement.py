@@ -21,7 +21,8 @@ class Agreement:
     """Asks all ranks about ten times a second, after as many steps on each. The answer is taken when the next question is put, so that
     nobody waits for it.
 
-    On a process group of its own, with gloo: neither the GPU nor the gradients' collectives are touched.
+    On process groups of its own, with gloo: neither the GPU nor the gradients' collectives are touched. `group` is for saving, which takes
+    longer than an answer: a rank that a lost peer has ended first waits for its collectives on the way.
 
     Args:
         save_every_s: how often a checkpoint is wanted; None: never.
@@ -31,7 +32,9 @@ class Agreement:
     def __init__(self, *, save_every_s: float | None, timeout_s: float) -> None:
         self._timeout = datetime.timedelta(seconds=timeout_s)
         saving = datetime.timedelta(seconds=max(timeout_s, _SAVING_TIMEOUT_S))
-        self.group = dist.new_group(backend="gloo", timeout=saving) if dist.is_initialized() else None
+        self.group, self._asking_group = (
+            (dist.new_group(backend="gloo", timeout=timeout) if dist.is_initialized() else None) for timeout in (saving, self._timeout)
+        )
         self.is_stop_asked = False
         self._save_every_s, self._saved_s = save_every_s, time.monotonic()
         self._ballot = torch.zeros(2, dtype=torch.int32)
@@ -56,7 +59,7 @@ class Agreement:
         step_time_s = (now_s - self._asked_s) / asked_steps
         stride = min(_MAX_STRIDE, max(1, int(_ASK_EVERY_S / max(step_time_s, 1e-9))))
         self._ballot = torch.tensor([self._own_wish(), -stride], dtype=torch.int32)  # the most urgent wish, the shortest stride
-        self._work = dist.all_reduce(self._ballot, op=dist.ReduceOp.MAX, group=self.group, async_op=True)
+        self._work = dist.all_reduce(self._ballot, op=dist.ReduceOp.MAX, group=self._asking_group, async_op=True)
         self._asked_s, self._steps_left = now_s, self._stride
         return agreed >= _SAVE, agreed == _STOP
 

@@ -1,6 +1,8 @@
 """Training as planned: resumed as if it had not stopped, on other ranks, in other precisions, and refused where it cannot be meant."""
 
 import signal
+import subprocess
+import sys
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,6 +20,7 @@ from gpualloc.train.sampler import ResumableSampler
 from gpualloc.train.settings import read_place
 from tests.ranks import run_ranks
 from tests.rehearsal.clusters import make_rehearsal
+from tests.train import silent_peer
 from tests.train.scenarios import NUM_SAMPLES, prepare_different_models, train
 
 
@@ -181,6 +184,18 @@ def test_different_models_on_the_ranks_are_told() -> None:
     for message in run_ranks(prepare_different_models, 2):
         assert message.startswith("the ranks have different models: ")
         assert message.endswith("; make the same layers on every rank")
+
+
+def test_a_rank_whose_peer_is_silent_ends_within_its_timeout(tmp_path: Path) -> None:
+    """A process waits at its end for its collectives on the way: a question with a longer timeout kept a rank whose link was cut."""
+    command = [sys.executable, "-m", "tests.train.silent_peer", str(tmp_path / "rendezvous")]
+    with subprocess.Popen([*command, "0"], stderr=subprocess.PIPE, text=True) as asking, subprocess.Popen([*command, "1"]) as silent:
+        try:
+            _, errors = asking.communicate(timeout=silent_peer.TIMEOUT_S + 30)  # to import torch, too
+        finally:
+            asking.kill()
+            silent.kill()
+    assert "timed out" in errors
 
 
 def test_a_batch_without_a_step_is_told() -> None:
