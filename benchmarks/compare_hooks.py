@@ -151,7 +151,6 @@ def run_ranks(
         max_warmup_steps=arguments.max_warmup,
         one_at_a_time=arguments.one_at_a_time,
         timeout_s=arguments.timeout_s,
-        parent_pid=os.getpid(),
         rehearsal=rehearsal,
     )
     # Where ranks share a machine's memory, cores' siblings or a GPU, a rehearsing rank has as many neighbours as a real one.

@@ -55,7 +55,6 @@ class Order:
     max_warmup_steps: int  # for a hook that makes up its mind
     one_at_a_time: bool
     timeout_s: float  # of one collective
-    parent_pid: int
     rehearsal: dict[str, Any] | None = None  # fields of gpualloc.rehearsal.Rehearsal: this process is rank 0 of ranks that do not exist
 
 
@@ -97,7 +96,7 @@ def read_turn(folder: Path, rank: int) -> str:
 def main(folder: Path, rank: int) -> int:
     """Runs the rank and leaves its report or its failure in `folder`. Returns the exit code."""
     order = Order(**json.loads((folder / "order.json").read_text()))
-    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order), parent_pid=order.parent_pid)
+    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order))
 
 
 def _run(folder: Path, rank: int, order: Order) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpualloc.bench import isolation, runner
 from gpualloc.bench.grid import GridCell
+from gpualloc.bench.rank_server import RankServer
 from gpualloc.bench.rounds import pool_rounds
 from gpualloc.bench.schedule import make_schedule
 from gpualloc.bench.settings import RunSettings
@@ -50,6 +51,7 @@ class GridRun:
     show_log: Callable[[str], None] | None = None
     _measured: dict[int, Measurement] = field(default_factory=dict)  # by index of the cell
     _has_warned: bool = False
+    _server: RankServer | None = None
 
     def __post_init__(self) -> None:
         self._deadline_s = math.inf
@@ -66,14 +68,20 @@ class GridRun:
         """
         if self.settings.max_minutes is not None:
             self._deadline_s = time.monotonic() + 60 * self.settings.max_minutes
-        for number, index in enumerate(self.schedule):
-            case = self.cells[index].case
-            earlier = self._measured.get(index)
-            if earlier is None or self._lacks_rounds(earlier):
-                progress(number, case, None)
-                self._measured[index] = self._run_once(index, earlier)
-                self.store.add(self.run_id, self._measured[index])
-            progress(number, case, self._measured[index])
+        forked: set[int] = set()  # cells whose ranks the present server has forked
+        with RankServer() as self._server:
+            for number, index in enumerate(self.schedule):
+                case = self.cells[index].case
+                earlier = self._measured.get(index)
+                if earlier is None or self._lacks_rounds(earlier):
+                    progress(number, case, None)
+                    if index in forked:
+                        self._server.stop()  # rounds show what processes alone change, where libraries and heap lie among it
+                        forked.clear()
+                    forked.add(index)
+                    self._measured[index] = self._run_once(index, earlier)
+                    self.store.add(self.run_id, self._measured[index])
+                progress(number, case, self._measured[index])
         return [self._measured[index] for index in range(len(self.cells))]
 
     def _make_schedule(self) -> list[int]:
@@ -111,6 +119,7 @@ class GridRun:
             ci_target=settings.ci_percent / 100,
             environment=self.environment,
             show_log=self.show_log,
+            server=self._server,
         )
 
     def _halve(self, asked: Measurement) -> Measurement:

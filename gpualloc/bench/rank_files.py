@@ -20,7 +20,6 @@ class CaseOrder:
 
     case: BenchCase
     timeout_s: float  # for one collective
-    parent_pid: int  # the ranks end with this process
     ci_target: float = DEFAULT_CI_TARGET
 
 

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 from gpualloc.bench import rank_files
 from gpualloc.bench.rank_files import RankFailure, RankReport
+from gpualloc.bench.rank_server import RankServer
 from gpualloc.errors import CaseFailedError
 
 _POLL_S = 0.1  # seldom enough not to disturb what is measured
@@ -26,9 +28,19 @@ _STOPPED_LIMIT_S = 60.0
 
 # The parent's import path, so that nothing in the working directory takes the place of a module; "-m" would put it first.
 _BOOTSTRAP = (
-    "import sys; sys.path[:] = sys.argv[3].split('\\n'); from pathlib import Path; from WORKER import main; "
-    "sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))"
+    "import sys; sys.path[:] = sys.argv[3].split('\\n'); from pathlib import Path; from gpualloc.bench.rank_process import become_rank; "
+    "sys.exit(become_rank(sys.argv[4], Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[5])))"
 )
+
+
+class RankProcess(Protocol):
+    """A subprocess.Popen, or a fork of the server of ranks."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
 
 
 @contextlib.contextmanager
@@ -38,21 +50,25 @@ def started_ranks(
     *,
     worker: str = "gpualloc.bench.worker",
     wrap_command: Callable[[int, list[str]], list[str]] = lambda rank, command: command,
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """One process per environment, each in a session of its own; none is left after the block.
+    server: RankServer | None = None,
+) -> Iterator[Sequence[RankProcess]]:
+    """One process per environment, each in a process group of its own; none is left after the block.
 
     Args:
         folder: holds the order; reports, failures and output go there.
         environments: of rank 0, 1, ...
         worker: the module whose `main(folder, rank)` a process runs.
         wrap_command: (rank, command) -> the command that becomes it, such as one that enters a network namespace first.
+        server: forks the ranks; None: each is a new interpreter.
     """
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[RankProcess] = []
     try:
         for rank, environment in enumerate(environments):
+            if server is not None:
+                processes.append(server.start(worker, folder, rank, environment))
+                continue
             with rank_files.output_file(folder, rank).open("wb") as output:
-                program = _BOOTSTRAP.replace("WORKER", worker)
-                command = [sys.executable, "-c", program, str(folder), str(rank), "\n".join(sys.path)]
+                command = [sys.executable, "-c", _BOOTSTRAP, str(folder), str(rank), "\n".join(sys.path), worker, str(os.getpid())]
                 processes.append(
                     subprocess.Popen(
                         wrap_command(rank, command),
@@ -68,7 +84,7 @@ def started_ranks(
         _stop(processes)
 
 
-def wait_for_reports(folder: Path, processes: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> list[RankReport]:
+def wait_for_reports(folder: Path, processes: Sequence[RankProcess], *, timeout_s: float) -> list[RankReport]:
     """The reports of all ranks, in order.
 
     Raises:
@@ -78,7 +94,7 @@ def wait_for_reports(folder: Path, processes: Sequence[subprocess.Popen[bytes]],
     return [rank_files.read_report(folder, rank) for rank in range(len(processes))]
 
 
-def wait_for_ranks(folder: Path, processes: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> None:
+def wait_for_ranks(folder: Path, processes: Sequence[RankProcess], *, timeout_s: float) -> None:
     """Returns once every rank has left its report.
 
     Raises:
@@ -107,7 +123,7 @@ def wait_for_ranks(folder: Path, processes: Sequence[subprocess.Popen[bytes]], *
 @dataclass
 class _Watch:
     folder: Path
-    processes: Sequence[subprocess.Popen[bytes]]
+    processes: Sequence[RankProcess]
     _stopped_since_s: dict[int, float] = field(default_factory=dict)
     _died_at_s: dict[int, float] = field(default_factory=dict)
 
@@ -168,13 +184,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _wait_for_exit(processes: Sequence[subprocess.Popen[bytes]], limit_s: float) -> None:
+def _wait_for_exit(processes: Sequence[RankProcess], limit_s: float) -> None:
     deadline_s = time.monotonic() + limit_s
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[RankProcess]) -> None:
     """SIGTERM, 10 s, SIGKILL, to each rank and the processes it started."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
@@ -186,6 +202,6 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal_group(process: RankProcess, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

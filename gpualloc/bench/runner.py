@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gpualloc.bench import mps, rank_files
+from gpualloc.bench.rank_server import RankServer
 from gpualloc.bench.ranks import started_ranks, wait_for_reports
 from gpualloc.bench.summary import summarise
 from gpualloc.errors import CaseFailedError, GpuallocError
@@ -25,6 +26,7 @@ def run_case(
     ci_target: float = rank_files.DEFAULT_CI_TARGET,
     environment: Environment | None = None,
     show_log: Callable[[str], None] | None = None,
+    server: RankServer | None = None,
 ) -> Measurement:
     """Measures one case; a failure of the case comes back as a measurement of status "oom" or "failed" with the first cause.
 
@@ -34,11 +36,12 @@ def run_case(
     started_s = time.monotonic()
     with ExitStack() as cleanup:
         folder = _make_folder(cleanup)
-        _write_order(folder, rank_files.CaseOrder(case=case, timeout_s=timeout_s, parent_pid=os.getpid(), ci_target=ci_target))
+        _write_order(folder, rank_files.CaseOrder(case=case, timeout_s=timeout_s, ci_target=ci_target))
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         backend = _describe_backend(case, has_slices=mps_places is not None)
         try:
-            with started_ranks(folder, [rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]) as processes:
+            environments = [rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]
+            with started_ranks(folder, environments, server=server) as processes:
                 reports = wait_for_reports(folder, processes, timeout_s=timeout_s)
             measurement = summarise(case, reports, backend=backend, environment=environment)
         except CaseFailedError as error:

@@ -1,4 +1,4 @@
-"""One rank of one case, in a process of its own: `python -m gpualloc.bench.worker FOLDER RANK`.
+"""One rank of one case, in a process of its own.
 
 On a CPU every rank gets an equal share of the cores, of which there are at least two, and as many threads: a single process
 takes the same share as one of two ranks, so that the comparison is between equals.
@@ -6,11 +6,8 @@ takes the same share as one of two ranks, so that the comparison is between equa
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,19 +23,17 @@ if TYPE_CHECKING:
     import torch
 
 _MIN_SHARES = 2  # of the cores
-_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 _OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "alloc_failed")  # CUDA and NCCL, torch's CPU allocator, cuBLAS and cuDNN
 
 
 def main(folder: Path, rank: int) -> int:
     """Runs the rank and leaves its report or its failure in `folder`. Returns the exit code."""
     order = rank_files.read_order(folder)
-    return run_guarded(folder, rank, lambda: _run(folder, rank, order), parent_pid=order.parent_pid)
+    return run_guarded(folder, rank, lambda: _run(folder, rank, order))
 
 
-def run_guarded(folder: Path, rank: int, body: Callable[[], None], *, parent_pid: int) -> int:
-    """Runs `body`, which ends with the process `parent_pid`; an error is left in `folder`. Returns the exit code."""
-    _end_with_parent(parent_pid)
+def run_guarded(folder: Path, rank: int, body: Callable[[], None]) -> int:
+    """Runs `body`; an error is left in `folder`. Returns the exit code."""
     try:
         body()
     except BaseException as error:
@@ -109,19 +104,7 @@ def _claim_device(case: BenchCase, rank: int) -> torch.device:
     return device
 
 
-def _end_with_parent(parent_pid: int) -> None:
-    """Has the kernel kill this process when the command dies, however it dies."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:  # it died before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

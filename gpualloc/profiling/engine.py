@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -41,7 +40,7 @@ def profile_case(
     """
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gpualloc-profile-", ignore_cleanup_errors=True)))
-        write_order(folder, ProfileOrder(case=case, trace_folder=str(trace_folder), timeout_s=timeout_s, parent_pid=os.getpid()))
+        write_order(folder, ProfileOrder(case=case, trace_folder=str(trace_folder), timeout_s=timeout_s))
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         environments = [rank_environment(case, rank, mps_places) for rank in range(num_processes(case))]
         try:

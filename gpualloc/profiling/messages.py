@@ -16,7 +16,6 @@ class ProfileOrder:
     case: BenchCase
     trace_folder: str
     timeout_s: float  # for one collective
-    parent_pid: int  # the ranks end with this process
 
 
 def write_order(folder: Path, order: ProfileOrder) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from gpualloc.bench import mps, rank_files
+from gpualloc.bench.rank_server import RankServer
 from gpualloc.bench.ranks import started_ranks, wait_for_ranks
 from gpualloc.bench.runner import rank_environment
 from gpualloc.errors import CaseFailedError
@@ -41,29 +41,28 @@ def run_trainings(
     """
     known = {(run.case.key(), run.learning_rate): run for run in finished}
     runs = []
-    for number, plan in enumerate(planned):
-        run = known.get((plan.cell.case.key(), plan.learning_rate))
-        if run is None:
-            run = _run_planned(plan, timeout_s, show_log)
-        progress(number, run)
-        runs.append(run)
+    with RankServer() as server:
+        for number, plan in enumerate(planned):
+            run = known.get((plan.cell.case.key(), plan.learning_rate))
+            if run is None:
+                run = _run_planned(plan, timeout_s, show_log, server)
+            progress(number, run)
+            runs.append(run)
     return runs
 
 
-def _run_planned(plan: PlannedRun, timeout_s: float, show_log: Callable[[str], None] | None) -> TrainingRun:
+def _run_planned(plan: PlannedRun, timeout_s: float, show_log: Callable[[str], None] | None, server: RankServer) -> TrainingRun:
     case, learning_rate = plan.cell.case, plan.learning_rate
     if plan.cell.skip_reason is not None:
         return TrainingRun(case=case, learning_rate=learning_rate, status="skipped", reason=plan.cell.skip_reason)
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gpualloc-quality-", ignore_cleanup_errors=True)))
-        order = TrainingOrder(
-            case=case, learning_rate=learning_rate, num_points=NUM_POINTS[case.device], timeout_s=timeout_s, parent_pid=os.getpid()
-        )
+        order = TrainingOrder(case=case, learning_rate=learning_rate, num_points=NUM_POINTS[case.device], timeout_s=timeout_s)
         write_order(folder, order)
         mps_places = cleanup.enter_context(mps.mps_daemon(folder)) if case.ranks_per_gpu > 1 else None
         environments = [rank_environment(case, rank, mps_places) for rank in range(case.world_size)]
         try:
-            with started_ranks(folder, environments, worker="gpualloc.quality.worker") as processes:
+            with started_ranks(folder, environments, worker="gpualloc.quality.worker", server=server) as processes:
                 wait_for_ranks(folder, processes, timeout_s=timeout_s)
         except CaseFailedError as error:
             if show_log is not None and error.rank is not None:

@@ -19,7 +19,6 @@ class TrainingOrder:
     learning_rate: float
     num_points: int  # of the curve
     timeout_s: float  # for one collective
-    parent_pid: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from gpualloc.quality.messages import TrainingOrder, read_order
 def main(folder: Path, rank: int) -> int:
     """Runs the rank and leaves its report or its failure in `folder`. Returns the exit code."""
     order = read_order(folder)
-    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order), parent_pid=order.parent_pid)
+    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order))
 
 
 def _run(folder: Path, rank: int, order: TrainingOrder) -> None:

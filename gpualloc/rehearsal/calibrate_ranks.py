@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,6 @@ def calibrate_ranks(
             num_threads=num_threads,
             source=source,
             timeout_s=timeout_s,
-            parent_pid=os.getpid(),
         )
         calibration_worker.write_order(folder, order)
         worker = "gpualloc.rehearsal.calibration_worker"

@@ -25,7 +25,6 @@ class CalibrationOrder:
     num_threads: int | None  # to compute with; None: as the machine has it
     source: str
     timeout_s: float
-    parent_pid: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ def progress_file(folder: Path) -> Path:
 def main(folder: Path, rank: int) -> int:
     """Runs the rank and leaves its report or its failure in `folder`. Returns the exit code."""
     order = CalibrationOrder(**json.loads((folder / "order.json").read_text()))
-    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order), parent_pid=order.parent_pid)
+    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order))
 
 
 def _run(folder: Path, rank: int, order: CalibrationOrder) -> None:

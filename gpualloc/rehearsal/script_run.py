@@ -69,7 +69,6 @@ def rehearse_script(
             script=asdict(script),
             num_warmup_steps=num_warmup_steps,
             num_steps=num_steps,
-            parent_pid=os.getpid(),
         )
         script_worker.write_order(folder, order)
         try:

@@ -19,7 +19,6 @@ class RehearsalOrder:
     script: dict[str, Any]  # fields of gpualloc.profiling.script.Script
     num_warmup_steps: int
     num_steps: int
-    parent_pid: int
 
 
 def write_order(folder: Path, order: RehearsalOrder) -> None:
@@ -29,7 +28,7 @@ def write_order(folder: Path, order: RehearsalOrder) -> None:
 def main(folder: Path, rank: int) -> int:
     """Runs the script and leaves its report or its failure in `folder`. Returns the exit code."""
     order = RehearsalOrder(**json.loads((folder / "order.json").read_text()))
-    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order), parent_pid=order.parent_pid)
+    return worker.run_guarded(folder, rank, lambda: _run(folder, rank, order))
 
 
 def _run(folder: Path, rank: int, order: RehearsalOrder) -> None:

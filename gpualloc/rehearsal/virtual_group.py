@@ -169,7 +169,7 @@ def _make_group(options: Any, backend_options: object) -> Any:
     ranks = list(options.global_ranks_in_group) or list(range(options.group_size))
     topology = rehearsal.topology(ranks)
     own_node = ranks[options.group_rank] // rehearsal.gpus_per_node
-    stands_for = _stands_for
+    stands_for = _stands_for or _usual_backend()
     return _native.module().make_virtual_group(
         rank=options.group_rank,
         size=options.group_size,
@@ -181,7 +181,11 @@ def _make_group(options: Any, backend_options: object) -> Any:
     )
 
 
-_stands_for = "nccl" if torch.cuda.is_available() else "gloo"
+_stands_for: str | None = None  # what the script asked for last; an import must not ask for GPUs, which forks could not use then
+
+
+def _usual_backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _virtual_groups(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -195,7 +199,7 @@ def _virtual_groups(original: Callable[..., Any]) -> Callable[..., Any]:
         if asked in ("nccl", "gloo"):
             _stands_for = asked
         elif asked != BACKEND:
-            _stands_for = "nccl" if torch.cuda.is_available() else "gloo"
+            _stands_for = _usual_backend()
         arguments["backend"] = dist.Backend(BACKEND)
         arguments["backend_options"] = None
         return original(**arguments)

@@ -113,7 +113,7 @@ def rank_process(rank: int) -> psutil.Process:
     while True:
         for process in psutil.Process().children():
             arguments = process.cmdline()
-            if len(arguments) > 4 and "gpualloc.bench.worker" in arguments[2] and arguments[4] == str(rank):
+            if "gpualloc.bench.worker" in arguments and arguments[4] == str(rank):
                 return process
         time.sleep(0.01)
 

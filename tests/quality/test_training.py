@@ -83,7 +83,7 @@ def test_too_large_a_batch_or_sequence_is_refused() -> None:
 
 
 def order_of(case: BenchCase, learning_rate: float, num_points: int = 4) -> TrainingOrder:
-    return TrainingOrder(case=case, learning_rate=learning_rate, num_points=num_points, timeout_s=60, parent_pid=0)
+    return TrainingOrder(case=case, learning_rate=learning_rate, num_points=num_points, timeout_s=60)
 
 
 def test_training_learns_and_repeats_itself() -> None:
