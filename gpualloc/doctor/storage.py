@@ -103,7 +103,7 @@ def check_kept_file(kept: KeptFile) -> Finding:
             advice = f"rescue what is whole, with a copy of the file kept: gpualloc doctor --repair; or {elsewhere}"
             return Finding(name=kept.name, status="FAIL", seen=f"{path} is damaged: {damage}", advice=advice)
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-            return Finding(name=kept.name, status="OK", seen=f"{path}, {count} {kept.counts}")
+            return Finding(name=kept.name, status="OK", seen=f"{path}, {kept.counts}: {count}")
         advice = f"make it and its directory writable, or {elsewhere}"
         return Finding(name=kept.name, status="FAIL", seen=f"{path} is not writable", advice=advice)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())

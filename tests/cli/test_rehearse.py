@@ -82,6 +82,7 @@ def test_a_table_names_the_link_and_what_is_not_in_it(script: str, link: str) ->
 def test_a_script_that_ends_too_soon_says_so(script: str, link: str) -> None:
     done = run("rehearse", "--gpus", "2", "--link", link, "--steps", "50", "--", script, "20", exit_code=1)
     assert "ended after 20 optimizer steps" in done.stdout
+    assert "Traceback" not in done.stderr  # of ours: the script has done nothing wrong
     assert "started with" in done.stderr
 
 
