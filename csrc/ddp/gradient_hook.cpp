@@ -2,8 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "ddp/collective_carrier.h"
@@ -13,8 +11,6 @@
 namespace gpualloc {
 namespace {
 
-// Steps counted apart before the device adds them up: a step has non-finite results once, in however many buckets they are.
-constexpr int64_t kSlots = 64;
 // A fixed wire is timed once in so many steps.
 constexpr int64_t kSamplePeriod = 16;
 
@@ -31,7 +27,11 @@ std::vector<Wire> choices(bool allow_int8) {
 }  // namespace
 
 GradientHookState::GradientHookState(Group group, HookOptions options)
-    : group_(group), lanes_{std::move(group)}, options_(std::move(options)), average_(1.0 / group_->getSize()) {
+    : group_(group),
+      lanes_{std::move(group)},
+      options_(std::move(options)),
+      average_(1.0 / group_->getSize()),
+      counters_(group_->getSize(), options_.dynamic_scale && options_.wire.value_or(Wire::fp16) == Wire::fp16, options_.sum_squares) {
   if (options_.wire.has_value()) return;
   controller_ = std::make_unique<Controller>(choices(options_.allow_int8), options_.max_lanes, [this](int count) { return make_lanes(count); });
 }
@@ -55,7 +55,9 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket&
     pending_.push_back({buffer, future, residual_for(shape, transfer, buffer.device())});
     if (transfer.last == static_cast<int>(bucket.getIndex()) || bucket.isLast()) dispatch(transfer);
   }
-  if (bucket.isLast()) end_step();
+  if (bucket.isLast()) {
+    counters_.end_step([this](const at::Tensor& source, const at::Tensor& target) { return carrier(source.device()).agree_max(source, target); });
+  }
   return future;
 }
 
@@ -83,7 +85,7 @@ Transfer GradientHookState::transfer_of(const BucketShape& shape) {
   } else {
     transfer_index_ = static_cast<size_t>(index);
   }
-  if (transfer.wire == Wire::fp16 && options_.dynamic_scale && !scale_known()) transfer.wire = Wire::fp32;
+  if (transfer.wire == Wire::fp16 && options_.dynamic_scale && !counters_.scale_known()) transfer.wire = Wire::fp32;
   pending_wire_ = transfer.wire;
   return transfer;
 }
@@ -97,21 +99,13 @@ void GradientHookState::dispatch(const Transfer& transfer) {
     if (pending.residual.defined()) shipment.residuals.push_back(std::move(pending.residual));
   }
   pending_.clear();
-  Device& device = on(shipment.device());
   shipment.wire = transfer.wire;
   shipment.slices = transfer.slices;
   shipment.lanes = transfer.lanes;
   shipment.index = static_cast<int>(transfer_index_);
   shipment.stamps = stamps_;
-  if (transfer.wire == Wire::fp16) {
-    shipment.scale = options_.dynamic_scale ? 1 : options_.scale;
-    shipment.wire_state = device.wire_state;
-    device.narrowed |= device.wire_state.has_value();
-  }
-  if (transfer.wire != Wire::fp32 || options_.sum_squares) {
-    shipment.nonfinite = device.nonfinite.narrow(0, slot(), 1);
-    if (options_.sum_squares) shipment.sumsq = sumsq_for(device, transfer.slices);
-  }
+  if (transfer.wire == Wire::fp16) shipment.scale = options_.dynamic_scale ? 1 : options_.scale;
+  counters_.count(shipment);
   int64_t numel = 0;
   for (const at::Tensor& buffer : shipment.buffers) {
     numel += buffer.numel();
@@ -167,19 +161,10 @@ void GradientHookState::begin_step(c10::Device device) {
     last_stamps_ = std::move(stamps_);
     last_timed_step_ = totals_.steps;
   }
-  finish_step();
+  counters_.finish_step();
   pending_.clear();
   ++totals_.steps;
-  if (slot() == 0 && !devices_.empty()) {
-    const at::Tensor steps = nonfinite_steps();  // every slot has been used: add them up before they are used again
-    folded_steps_ = folded_steps_.defined() ? folded_steps_.add_(steps) : steps;
-    for (Device& one : devices_) one.nonfinite.zero_();
-  }
-  for (Device& one : devices_) {
-    if (one.sumsq.defined()) one.sumsq.zero_();
-    one.sumsq_used = 0;
-  }
-  outgrown_sumsq_.clear();
+  counters_.begin_step(totals_.steps);
 
   if (controller_ != nullptr) {
     controller_->begin_step(seen_, [&](std::vector<double> values) { return agree_max(std::move(values), device); });
@@ -200,46 +185,6 @@ void GradientHookState::begin_step(c10::Device device) {
   on_plan_ = true;
   transfer_index_ = 0;
   residual_begin_ = 0;
-}
-
-// Starts to agree on the largest gradient and on whether one was cut, over all ranks.
-void GradientHookState::end_step() {
-  for (Device& device : devices_) {
-    if (!device.narrowed) continue;
-    const at::Tensor seen = device.wire_state->narrow(0, 2, 2);
-    device.agreed = at::empty_like(seen);
-    if (group_->getSize() == 1) {
-      device.agreed.copy_(seen);
-    } else {
-      device.agreement = carrier(seen.device()).agree_max(seen, device.agreed);
-    }
-  }
-}
-
-// The wire scale of the next step, where the last one is over; what made an agreement fail is for the next step to tell.
-void GradientHookState::finish_last_step() {
-  for (const Device& device : devices_) {
-    if (device.agreement == nullptr) continue;
-    device.agreement->wait();
-    if (device.agreement->hasError()) return;
-  }
-  finish_step();
-}
-
-void GradientHookState::finish_step() {
-  const bool has_scale_changed = std::any_of(devices_.begin(), devices_.end(), [](const Device& one) { return one.agreed.defined(); });
-  for (Device& device : devices_) finish_agreement(device);
-  scaled_steps_ += has_scale_changed;
-}
-
-void GradientHookState::finish_agreement(Device& device) {
-  if (!device.agreed.defined()) return;
-  if (device.agreement != nullptr) device.agreement->waitAndThrow();
-  device.agreement = nullptr;
-  update_wire_state(*device.wire_state, device.agreed, device.nonfinite.narrow(0, slot(), 1));
-  device.saturated.add_(device.agreed.select(0, 1).to(at::kLong));
-  device.agreed = at::Tensor();
-  device.narrowed = false;
 }
 
 bool GradientHookState::make_lanes(int count) {
@@ -264,16 +209,8 @@ std::vector<double> GradientHookState::agree_max(std::vector<double> values, c10
 // A bucket sent in FP32: for the scale of narrow steps to come, and for those who look for inf and NaN.
 void GradientHookState::note_fp32(const at::Tensor& buffer) {
   if (!options_.sum_squares) uncounted_.emplace_back(buffer.getIntrusivePtr());
-  const bool narrows = options_.wire.value_or(Wire::fp16) == Wire::fp16;
-  if (!narrows || !options_.dynamic_scale || (controller_ != nullptr ? !controller_->settling() : scale_known())) return;
-  Device& device = on(buffer.device());
-  const at::Tensor largest = at::linalg_vector_norm(buffer, std::numeric_limits<double>::infinity()).mul_(average_);
-  const at::Tensor absmax = device.wire_state->select(0, 2);
-  absmax.copy_(at::maximum(absmax, at::where(largest.isfinite(), largest, 0)));
-  device.narrowed = true;
+  if (counters_.follows_scale() && (controller_ != nullptr ? controller_->settling() : !counters_.scale_known())) counters_.note_fp32(buffer);
 }
-
-bool GradientHookState::scale_known() const { return scaled_steps_ > 0 || first_scale_.has_value(); }
 
 at::Tensor GradientHookState::residual_for(const BucketShape& shape, const Transfer& transfer, c10::Device device) {
   const int64_t begin = residual_begin_;
@@ -294,30 +231,12 @@ at::Tensor GradientHookState::residual_for(const BucketShape& shape, const Trans
   return residuals_.narrow(0, begin, shape.numel);
 }
 
-at::Tensor GradientHookState::sumsq_for(Device& device, int slices) {
-  const int64_t begin = std::exchange(device.sumsq_used, device.sumsq_used + slices);
-  if (!device.sumsq.defined() || device.sumsq.numel() < device.sumsq_used) {
-    const at::Tensor larger = at::zeros({std::max<int64_t>(64, 2 * device.sumsq_used)}, device.nonfinite.options().dtype(at::kDouble));
-    // Sums of this step may still be written to the smaller one, which is kept until they are.
-    if (device.sumsq.defined()) outgrown_sumsq_.push_back(device.sumsq);
-    device.sumsq = larger;
-  }
-  return device.sumsq.narrow(0, begin, slices);
-}
-
-at::Tensor GradientHookState::nonfinite_steps() const {
-  at::Tensor any = devices_.front().nonfinite.ne(0);
-  for (const Device& device : devices_) any.logical_or_(device.nonfinite.ne(0).to(any.device()));
-  return any.sum();
-}
-
 HookTotals GradientHookState::totals() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  finish_last_step();
+  counters_.finish_last_step();
   HookTotals now = totals_;
-  if (folded_steps_.defined()) now.nonfinite_steps += folded_steps_.item<int64_t>();
-  if (!devices_.empty()) now.nonfinite_steps += nonfinite_steps().item<int64_t>();
-  for (const Device& device : devices_) now.saturated_steps += device.saturated.item<int64_t>();
+  now.nonfinite_steps += counters_.nonfinite_steps();
+  now.saturated_steps += counters_.saturated_steps();
   return now;
 }
 
@@ -330,24 +249,15 @@ HookGlance GradientHookState::glance() {
   const std::lock_guard<std::mutex> lock(mutex_);
   HookGlance glance{totals_, {}, std::nullopt, last_timed_step_};
   if (last_stamps_ != nullptr && last_stamps_->next_begin.passed()) glance.times = times_of(*last_stamps_);
-  if (devices_.empty()) return glance;
-  const Device& first = devices_.front();
-  at::Tensor nonfinite = nonfinite_steps().add(totals_.nonfinite_steps), saturated = first.saturated.add(totals_.saturated_steps);
-  if (folded_steps_.defined()) nonfinite.add_(folded_steps_);
-  for (size_t k = 1; k < devices_.size(); ++k) saturated.add_(devices_[k].saturated.to(saturated.device()));
-  const double fixed = options_.dynamic_scale ? first_scale_.value_or(1) : options_.scale;
-  const auto doubles = saturated.options().dtype(at::kDouble);
-  const at::Tensor scale = first.wire_state.has_value() ? first.wire_state->select(0, 0).to(at::kDouble) : at::full({}, fixed, doubles);
-  glance.counters = at::stack({nonfinite.to(at::kDouble), saturated.to(at::kDouble), scale});
+  const std::optional<double> fixed_scale = options_.dynamic_scale ? std::nullopt : std::optional(options_.scale);
+  glance.counters = counters_.glance(totals_.nonfinite_steps, totals_.saturated_steps, fixed_scale);
   return glance;
 }
 
 double GradientHookState::wire_scale() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  finish_last_step();
-  if (!options_.dynamic_scale) return options_.scale;
-  if (devices_.empty() || !devices_.front().wire_state.has_value()) return first_scale_.value_or(1);
-  return devices_.front().wire_state->select(0, 0).item<double>();
+  counters_.finish_last_step();
+  return options_.dynamic_scale ? counters_.scale() : options_.scale;
 }
 
 std::optional<StepTimes> GradientHookState::times() {
@@ -361,7 +271,7 @@ HookMemory GradientHookState::memory() {
   memory.totals = totals();
   const double scale = wire_scale();
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (scale_known()) memory.scale = scale;
+  if (counters_.scale_known()) memory.scale = scale;
   if (controller_ != nullptr && controller_->decided()) memory.plan = controller_->plan(), memory.buckets = controller_->buckets();
   if (residuals_.defined()) {
     memory.feedback.push_back(residuals_.clone());
@@ -373,32 +283,20 @@ HookMemory GradientHookState::memory() {
 void GradientHookState::load(HookMemory memory) {
   const std::lock_guard<std::mutex> lock(mutex_);
   totals_ = memory.totals;
-  folded_steps_ = at::Tensor();
-  first_scale_ = memory.scale;
-  devices_.clear();
+  counters_.load(totals_.steps, memory.scale);
   residuals_ = at::Tensor();
   loaded_feedback_ = std::move(memory.feedback);
   if (controller_ != nullptr && !memory.plan.empty()) controller_->adopt(std::move(memory.plan), std::move(memory.buckets));
 }
 
-int64_t GradientHookState::slot() const { return (totals_.steps - 1) % kSlots; }
-
 std::vector<at::Tensor> GradientHookState::last_nonfinite() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<at::Tensor> counts;
-  if (totals_.steps == 0) return counts;
-  for (const Device& device : devices_) counts.push_back(device.nonfinite.select(0, slot()).clone());
-  return counts;
+  return counters_.last_nonfinite();
 }
 
 std::vector<at::Tensor> GradientHookState::last_sumsq() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<at::Tensor> sums;
-  for (const Device& device : devices_) {
-    if (device.sumsq.defined()) sums.push_back(device.sumsq.sum());
-  }
-  for (const at::Tensor& sumsq : outgrown_sumsq_) sums.push_back(sumsq.sum());
-  return sums;
+  return counters_.last_sumsq();
 }
 
 std::vector<at::Tensor> GradientHookState::last_uncounted() {
@@ -408,19 +306,6 @@ std::vector<at::Tensor> GradientHookState::last_uncounted() {
     if (auto alive = weak.lock()) buffers.emplace_back(std::move(alive));
   }
   return buffers;
-}
-
-GradientHookState::Device& GradientHookState::on(c10::Device device) {
-  for (Device& known : devices_) {
-    if (known.nonfinite.device() == device) return known;
-  }
-  const auto integers = at::TensorOptions().dtype(at::kLong).device(device);
-  Device fresh{at::zeros({kSlots}, integers), at::zeros({}, integers), {}, 0, {}, {}, {}, false};
-  if (options_.dynamic_scale && options_.wire.value_or(Wire::fp16) == Wire::fp16) {
-    fresh.wire_state = make_wire_state(device, static_cast<float>(first_scale_.value_or(1)), group_->getSize(), first_scale_.has_value());
-  }
-  devices_.push_back(std::move(fresh));
-  return devices_.back();
 }
 
 Carrier& GradientHookState::carrier(c10::Device device) {

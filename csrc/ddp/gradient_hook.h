@@ -4,7 +4,7 @@
 //
 // The wire scale s follows the gradients (wire_scale.h) or is fixed. Only FP32 buckets are narrowed. FP64, complex, 16-bit and sparse
 // buckets are averaged in their own type. Which buckets travel together and as what is the plan's business (plan.h, controller.h),
-// how they travel the carrier's (shipment.h).
+// how they travel the carrier's (shipment.h), what is counted on the way hook_counters.h.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -19,6 +19,7 @@
 
 #include "ddp/collective_carrier.h"
 #include "ddp/controller.h"
+#include "ddp/hook_counters.h"
 #include "ddp/shipment.h"
 
 namespace gpualloc {
@@ -92,18 +93,6 @@ class GradientHookState {
  private:
   using Future = c10::intrusive_ptr<c10::ivalue::Future>;
 
-  // What one device counts and follows.
-  struct Device {
-    at::Tensor nonfinite;                  // [kSlots] int64 non-finite results, one slot a step
-    at::Tensor saturated;                  // [] int64 steps in which the wire scale was too large
-    at::Tensor sumsq;                      // FP64 of the running step, one for each slice of a transfer, where squares are summed
-    int64_t sumsq_used = 0;
-    std::optional<at::Tensor> wire_state;  // [8] a WireState, where the scale is dynamic
-    at::Tensor agreed;                     // [2] of the step that ends
-    Future agreement;                      // null: none under way
-    bool narrowed = false;                 // in this step, with the wire scale
-  };
-
   struct Pending {
     at::Tensor buffer;
     Future future;
@@ -111,38 +100,26 @@ class GradientHookState {
   };
 
   void begin_step(c10::Device device);
-  void end_step();
   const Plan& plan() const;
   BucketShape shape_of(const c10d::GradBucket& bucket) const;
   Transfer transfer_of(const BucketShape& shape);
   void dispatch(const Transfer& transfer);
   Future average_alone(c10d::GradBucket& bucket);
   void note_fp32(const at::Tensor& buffer);
-  void finish_step();
-  void finish_last_step();
-  void finish_agreement(Device& device);
   bool make_lanes(int count);
   std::vector<double> agree_max(std::vector<double> values, c10::Device device);
   at::Tensor residual_for(const BucketShape& shape, const Transfer& transfer, c10::Device device);
-  at::Tensor sumsq_for(Device& device, int slices);
-  at::Tensor nonfinite_steps() const;
-  int64_t slot() const;
-  Device& on(c10::Device device);
   Carrier& carrier(c10::Device device);
-  bool scale_known() const;
 
   const Group group_;
   std::vector<Group> lanes_;  // group_ and further ones of the same ranks
   const HookOptions options_;
   const double average_;  // 1 / world size
   std::mutex mutex_;
+  HookCounters counters_;
   std::unique_ptr<Controller> controller_;
   std::unique_ptr<Carrier> carrier_;
   HookTotals totals_;  // non-finite and saturated: only those that load() brought
-  std::vector<Device> devices_;
-  std::optional<double> first_scale_;  // that load() brought
-  int64_t scaled_steps_ = 0;           // that have told the wire scale something
-  at::Tensor folded_steps_;            // [] steps with a non-finite result, before those in the slots
 
   // Of the running step.
   Buckets seen_, planned_;
@@ -154,7 +131,6 @@ class GradientHookState {
   std::shared_ptr<StepStamps> stamps_, last_stamps_;
   int64_t last_timed_step_ = 0;
   std::vector<c10::weak_intrusive_ptr<c10::TensorImpl>> uncounted_;
-  std::vector<at::Tensor> outgrown_sumsq_;
   at::Tensor residuals_;  // [all elements] FP32
   int64_t residual_begin_ = 0;
   Plan carried_plan_;  // whose owner errors the carrier holds
