@@ -15,7 +15,8 @@ from gpualloc.errors import GpuallocError, InfeasibleError, UsageError
 
 if TYPE_CHECKING:
     from gpualloc.plan.cluster_file import ClusterFile
-    from gpualloc.plan.planner import Impossible, Planned, PlanOptions
+    from gpualloc.plan.outcome import Impossible, Planned
+    from gpualloc.plan.preparing import PlanOptions
     from gpualloc.plan.rates import Knowledge
     from gpualloc.plan.records import Plan
     from gpualloc.plan.watching import Watcher
@@ -67,7 +68,9 @@ def plan(
       gpualloc plan workloads.yaml --cluster cluster.yaml --current plan.json --out plan.json
       gpualloc plan workloads.yaml --watch --json --out plan.json
     """
-    from gpualloc.plan.planner import Impossible, PlanOptions, make_plan
+    from gpualloc.plan.outcome import Impossible
+    from gpualloc.plan.planner import make_plan
+    from gpualloc.plan.preparing import PlanOptions
     from gpualloc.plan.records import read_plan
     from gpualloc.plan.workloads import read_workloads
     from gpualloc.store import default_store_path

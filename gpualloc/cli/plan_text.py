@@ -13,7 +13,7 @@ from rich.text import Text
 from gpualloc.cli.columns import Column, Row, table_lines
 from gpualloc.cli.tables import output_console, printable
 from gpualloc.plan.difference import Difference, devices_text, duration_text
-from gpualloc.plan.planner import Considered, Impossible, Planned
+from gpualloc.plan.outcome import Considered, Impossible, Planned
 from gpualloc.plan.records import Assignment, plan_to_json
 from gpualloc.plan.smallest_change import Remedy
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gpualloc.plan.cluster_file import ClusterFile, ClusterNode
-from gpualloc.plan.planner import PlanOptions, Prepared, make_plan, prepare
+from gpualloc.plan.planner import make_plan
+from gpualloc.plan.preparing import PlanOptions, Prepared, prepare
 from gpualloc.plan.problem import Problem
 from gpualloc.plan.rates import Knowledge
 from gpualloc.plan.records import Plan

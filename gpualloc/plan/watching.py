@@ -16,7 +16,9 @@ from pathlib import Path
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.plan.cluster_file import ClusterFile
 from gpualloc.plan.difference import differences
-from gpualloc.plan.planner import Planned, PlanOptions, make_plan
+from gpualloc.plan.outcome import Planned
+from gpualloc.plan.planner import make_plan
+from gpualloc.plan.preparing import PlanOptions
 from gpualloc.plan.rates import Knowledge
 from gpualloc.plan.records import Plan
 from gpualloc.plan.running import current_rate, elapsed_s

@@ -7,7 +7,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from gpualloc.plan.cluster_file import ClusterFile
-from gpualloc.plan.planner import Impossible, Planned, PlanOptions, make_plan
+from gpualloc.plan.outcome import Impossible, Planned
+from gpualloc.plan.planner import make_plan
+from gpualloc.plan.preparing import PlanOptions
 from gpualloc.plan.rates import Knowledge
 from gpualloc.plan.records import Plan
 from gpualloc.plan.workloads import WorkloadsFile

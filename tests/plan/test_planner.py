@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpualloc.plan.cluster_file import ClusterNode
 from gpualloc.plan.devices import choose
 from gpualloc.plan.difference import devices_text, differences
-from gpualloc.plan.planner import Planned
+from gpualloc.plan.outcome import Planned
 from gpualloc.plan.rates import Knowledge
 from gpualloc.plan.records import Assignment, PlannedDevice
 from tests.plan.inputs import HOUR_S, NOW, a100_row, cluster, impossible, plan_of, single, workload, workloads_file

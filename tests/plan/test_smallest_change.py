@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gpualloc.plan.cluster_file import ClusterFile
-from gpualloc.plan.planner import PlanOptions, make_plan
+from gpualloc.plan.planner import make_plan
+from gpualloc.plan.preparing import PlanOptions
 from gpualloc.plan.rates import Knowledge
 from gpualloc.plan.records import Plan
 from gpualloc.plan.smallest_change import Remedy, smallest_change

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gpualloc.errors import UsageError
-from gpualloc.plan.planner import PlanOptions
+from gpualloc.plan.preparing import PlanOptions
 from gpualloc.plan.rates import Knowledge, read_measurements
 from gpualloc.plan.watching import Watcher
 from gpualloc.records import Measurement

@@ -1,0 +1,89 @@
+"""Workloads, a cluster and what is known of their rates -> the tasks and nodes that the solver chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpualloc.plan.cluster_file import ClusterFile
+from gpualloc.plan.offers import DEFAULT_MIN_EFFICIENCY, Offer, find_offers
+from gpualloc.plan.problem import NodeGpus, Problem
+from gpualloc.plan.rates import Knowledge
+from gpualloc.plan.records import Objective, Plan
+from gpualloc.plan.running import Progress, find_progress
+from gpualloc.plan.solving import Method
+from gpualloc.plan.tasks import BuiltTask, WorkloadTask, build_task, free_nodes, make_measuring_task
+from gpualloc.plan.workloads import Workload, WorkloadsFile
+
+DEFAULT_HYSTERESIS = 0.05  # of the score: moves of running workloads that gain less are not made
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    objective: Objective = "mean_jct"
+    seed: int = 0
+    is_pessimistic: bool = False
+    min_efficiency: float = DEFAULT_MIN_EFFICIENCY
+    method: Method = "auto"
+    hysteresis: float = DEFAULT_HYSTERESIS
+    may_wait: bool = False  # a workload that cannot be placed waits with a reason instead of making the plan infeasible
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything up to the solver."""
+
+    workloads: Mapping[str, Workload]
+    cluster: ClusterFile
+    built: Mapping[str, BuiltTask]
+    measuring: Mapping[str, WorkloadTask]
+    stuck: Mapping[str, str]  # workload -> why it has no choice at all
+    nodes: tuple[NodeGpus, ...]
+    progress: Mapping[str, Progress]
+    is_pessimistic: bool
+
+
+def prepare(
+    file: WorkloadsFile, cluster: ClusterFile, knowledge: Knowledge, options: PlanOptions, *, now_utc: datetime, current: Plan | None = None
+) -> Prepared:
+    """Offers and tasks of all workloads."""
+    workloads = {workload.name: workload for workload in file.workloads}
+    progress = find_progress(workloads, cluster, current, knowledge, now_utc)
+    built, measuring, stuck = {}, {}, {}
+    for name, workload in workloads.items():
+        offers = find_offers(workload, cluster, knowledge, min_efficiency=options.min_efficiency, is_pessimistic=options.is_pessimistic)
+        built[name] = build_task(workload, offers, cluster, progress[name], is_pessimistic=options.is_pessimistic)
+        if built[name].task.task.choices:
+            continue
+        total_weight = sum(each.weight for each in workloads.values())
+        slot = make_measuring_task(workload, built[name].offers, cluster, total_weight)
+        if slot is not None:
+            measuring[name] = slot
+        else:
+            stuck[name] = _why_stuck(built[name].offers)
+    return Prepared(
+        workloads=workloads,
+        cluster=cluster,
+        built=built,
+        measuring=measuring,
+        stuck=stuck,
+        nodes=free_nodes(cluster, progress),
+        progress=progress,
+        is_pessimistic=options.is_pessimistic,
+    )
+
+
+def problem_of(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanOptions) -> Problem:
+    """What the solver is given."""
+    return Problem(tasks=tuple(task.task for task in tasks), nodes=prepared.nodes, objective=options.objective)
+
+
+def _why_stuck(offers: Sequence[Offer]) -> str:
+    """The refusal of what came nearest: the last one of its kind, each kind once."""
+    kinds: dict[str, str] = {}
+    for offer in offers:
+        if offer.refusal is not None:
+            where = f"{offer.num_gpus} x {offer.gpu_type}"
+            kinds.setdefault(offer.refusal.split(":")[0], f"{where}: {offer.refusal}")
+    return "; ".join(list(kinds.values())[:3])
