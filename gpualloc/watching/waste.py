@@ -128,3 +128,7 @@ class WasteReport:
     observed_device_hours: float
     wasted_device_hours: float
     cost: float | None
+
+
+def cost_of(device_hours: float, price: Price | None) -> float | None:
+    return None if price is None else device_hours * price.amount_per_hour
