@@ -21,10 +21,11 @@ from typing import Any
 from gpualloc.plan.policies import POLICIES, policy_named
 from gpualloc.plan.simulation.clusters import load_cluster
 from gpualloc.plan.simulation.comparison import Interval
-from gpualloc.plan.simulation.engine import SimulationOptions, simulate
+from gpualloc.plan.simulation.engine import simulate
 from gpualloc.plan.simulation.generators import Arrivals, generate_trace
 from gpualloc.plan.simulation.job_types import MIXES, JobType, measured_job_types
 from gpualloc.plan.simulation.metrics import summarise
+from gpualloc.plan.simulation.records import SimulationOptions
 
 FIRST_SEED = 100
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty")

@@ -56,9 +56,9 @@ def simulate(
     from gpualloc.plan.policies import POLICIES, policy_named
     from gpualloc.plan.simulation.clusters import load_cluster
     from gpualloc.plan.simulation.comparison import compare
-    from gpualloc.plan.simulation.engine import SimulationOptions
     from gpualloc.plan.simulation.generators import generate_trace
     from gpualloc.plan.simulation.job_types import MIXES, assumed_job_types, measured_job_types
+    from gpualloc.plan.simulation.records import SimulationOptions
     from gpualloc.plan.simulation.timeline import timeline_data
     from gpualloc.plan.simulation.trace import read_trace
 

@@ -8,9 +8,10 @@ import pytest
 
 from gpualloc.plan.policies import POLICIES, policy_named
 from gpualloc.plan.simulation.clusters import load_cluster
-from gpualloc.plan.simulation.engine import SimulationOptions, simulate
+from gpualloc.plan.simulation.engine import simulate
 from gpualloc.plan.simulation.generators import generate_trace
 from gpualloc.plan.simulation.job_types import MIXES, assumed_job_types
+from gpualloc.plan.simulation.records import SimulationOptions
 
 OPTIONS = SimulationOptions(work_error=0.3, rate_error=0.2, mean_hours_between_failures=24.0, seed=11)
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from gpualloc.bench.interval import student_quantile
 from gpualloc.plan.protocol import Cluster, Policy
-from gpualloc.plan.simulation.engine import SimulationOptions, SimulationRun, simulate
+from gpualloc.plan.simulation.engine import simulate
 from gpualloc.plan.simulation.job_types import JobType
 from gpualloc.plan.simulation.metrics import Summary, summarise
+from gpualloc.plan.simulation.records import SimulationOptions, SimulationRun
 from gpualloc.plan.simulation.trace import TraceJob
 
 COMPARED = (

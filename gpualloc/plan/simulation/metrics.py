@@ -9,8 +9,8 @@ import numpy as np
 
 from gpualloc.plan.choices import shapes_of
 from gpualloc.plan.protocol import Cluster
-from gpualloc.plan.simulation.engine import FinishedJob, SimulationRun
 from gpualloc.plan.simulation.job_types import JobType
+from gpualloc.plan.simulation.records import FinishedJob, SimulationRun
 from gpualloc.plan.simulation.trace import TraceJob
 
 

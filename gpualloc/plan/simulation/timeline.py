@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpualloc.plan.protocol import Cluster
-from gpualloc.plan.simulation.engine import SimulationRun
+from gpualloc.plan.simulation.records import SimulationRun
 
 _SHADES = " .:-=+*#%@"  # from none to all GPUs in use
 

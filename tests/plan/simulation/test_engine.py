@@ -13,10 +13,11 @@ from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.plan.policies import policy_named
 from gpualloc.plan.protocol import Allocation, ClusterView, JobView, Plan
 from gpualloc.plan.simulation.clusters import load_cluster
-from gpualloc.plan.simulation.engine import SimulationOptions, SimulationRun, simulate
+from gpualloc.plan.simulation.engine import simulate
 from gpualloc.plan.simulation.generators import generate_trace
 from gpualloc.plan.simulation.job_types import MIXES, assumed_job_types
 from gpualloc.plan.simulation.metrics import fairness_ratios, summarise
+from gpualloc.plan.simulation.records import SimulationOptions, SimulationRun
 from gpualloc.plan.simulation.timeline import timeline_data, utilisation_lines
 from gpualloc.plan.simulation.trace import TraceJob
 from tests.plan.made_jobs import make_cluster
