@@ -14,34 +14,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.lab_streams import NAMESPACES, stream
+
 PREFIX = "gpualloc-lab"  # of the namespaces: gpualloc-lab.NAME.0, .1, ... and gpualloc-lab.NAME.switch
 INTERFACE = "lab0"  # of every host
 UNLIMITED = "unlimited"
 MAX_HOSTS = 16
 
-_NAMESPACES = Path("/var/run/netns")  # where iproute2 keeps them by name
 _SWITCH = "switch"
 _TIMEOUT_S = 10.0  # of one ip or tc command, and for processes in a lab to end
 _BURST_S, _MIN_BURST_BYTES = 1e-3, 32 * 2**10  # tbf's bucket: what passes within 1 ms, and at least two packets of 16 KiB
 _QUEUE_LATENCY = "20ms"  # what waits longer for tokens is dropped
-_CHECK_S, _MAX_CHECK_BYTES, _CHECK_TIMEOUT_S = 1.5, 2**30, 30.0
-_CLONE_NEWNET = 0x40000000  # from <sched.h>
+_CHECK_S, _MAX_CHECK_BYTES = 1.5, 2**30
 
 
 class LabError(Exception):
@@ -95,22 +93,8 @@ class Lab:
                 raise LabError(f"lab {self.name!r}: a stream between hosts failed: {error}; take the lab down and up again") from error
 
     def _stream(self, source: int, target: int, num_bytes: int) -> Flow:
-        server, client = _socket_on(_namespace(self.name, target)), _socket_on(_namespace(self.name, source))
-        with contextlib.ExitStack() as sockets:
-            sockets.enter_context(server)
-            sockets.enter_context(client)
-            server.bind((_address(target), 0))
-            server.listen()
-            client.connect(server.getsockname())
-            receiver = sockets.enter_context(server.accept()[0])
-            receiver.settimeout(_CHECK_TIMEOUT_S)
-            sender = threading.Thread(target=_send, args=(client, num_bytes))
-            sender.start()
-            try:
-                bytes_per_s = _receive(receiver)
-            finally:
-                sender.join(_CHECK_TIMEOUT_S)
-        return Flow(source=source, target=target, mbit_s=bytes_per_s * 8 / 1e6)
+        server, client = _namespace(self.name, target), _namespace(self.name, source)
+        return Flow(source=source, target=target, mbit_s=stream(client, server, _address(target), num_bytes) * 8 / 1e6)
 
 
 def why_no_lab() -> str | None:
@@ -264,7 +248,7 @@ def _namespace(name: str, host: int | str) -> str:
 
 
 def _namespaces(name: str) -> list[str]:
-    return sorted(path.name for path in _NAMESPACES.glob(f"{PREFIX}.{name}.*"))
+    return sorted(path.name for path in NAMESPACES.glob(f"{PREFIX}.{name}.*"))
 
 
 def _address(host: int) -> str:
@@ -276,41 +260,6 @@ def _processes(namespace: str) -> list[int]:
         return [int(pid) for pid in _run("ip", "netns", "pids", namespace).split()]
     except LabError:  # a crash while it was made left a name without a namespace
         return []
-
-
-def _socket_on(namespace: str) -> socket.socket:
-    """A TCP socket that belongs to that namespace, whichever thread uses it later."""
-    with ThreadPoolExecutor(1) as pool:  # a thread of its own changes its namespace and ends
-        return pool.submit(_enter_and_open, namespace).result()
-
-
-def _enter_and_open(namespace: str) -> socket.socket:
-    with (_NAMESPACES / namespace).open() as file:
-        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns({namespace}) failed")
-    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    opened.settimeout(_CHECK_TIMEOUT_S)
-    return opened
-
-
-def _send(client: socket.socket, num_bytes: int) -> None:
-    block = bytes(2**18)
-    with contextlib.suppress(OSError):  # the receiver tells
-        for start in range(0, num_bytes, len(block)):
-            client.sendall(block[: num_bytes - start])
-        client.shutdown(socket.SHUT_WR)
-
-
-def _receive(receiver: socket.socket) -> float:
-    """Bytes per second between the first and the last arrival."""
-    block = bytearray(2**20)
-    receiver.recv_into(block)
-    started_s, received = time.monotonic(), 0
-    while count := receiver.recv_into(block):
-        received += count
-        if time.monotonic() - started_s > _CHECK_TIMEOUT_S:
-            raise TimeoutError(f"{received} bytes arrived in {_CHECK_TIMEOUT_S:.0f} s")
-    return received / (time.monotonic() - started_s)
 
 
 def _run(*command: str) -> str:
