@@ -330,7 +330,8 @@ def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: i
     from dataclasses import asdict
 
     from gpualloc.cli.formats import chosen
-    from gpualloc.cli.tables import output_console, print_json, print_measurements
+    from gpualloc.cli.measurements_text import print_measurements
+    from gpualloc.cli.tables import output_console, print_json
     from gpualloc.records import to_json
     from gpualloc.store import to_csv
 

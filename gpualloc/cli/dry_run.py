@@ -13,7 +13,8 @@ from rich.text import Text
 from gpualloc.bench.dry_run import PlannedCase, estimate_cases, plan_cases, read_history
 from gpualloc.bench.grid import GridCell
 from gpualloc.bench.settings import RunSettings
-from gpualloc.cli.tables import case_label, output_console, print_json, printable, text_table
+from gpualloc.cli.measurements_text import case_label
+from gpualloc.cli.tables import output_console, print_json, printable, text_table
 from gpualloc.records import Environment
 from gpualloc.store import ResultsStore
 

@@ -54,7 +54,8 @@ def list_runs(store: Store = None, as_json: Json = False) -> None:
       gpualloc results list
       gpualloc results list --json --store team.sqlite
     """
-    from gpualloc.cli.tables import output_console, print_json, print_runs, printable
+    from gpualloc.cli.results_text import print_runs
+    from gpualloc.cli.tables import output_console, print_json, printable
 
     path = _store_path(store)
     runs = []
@@ -90,7 +91,8 @@ def show(
       gpualloc results show 3 --precision fp16 --hook none,gpualloc_fp16
     """
     from gpualloc.cli.formats import chosen
-    from gpualloc.cli.tables import output_console, print_json, print_measurements
+    from gpualloc.cli.measurements_text import print_measurements
+    from gpualloc.cli.tables import output_console, print_json
     from gpualloc.store import to_csv
 
     filters: list[tuple[str, str | None, Callable[[Measurement], object]]] = [
@@ -220,7 +222,8 @@ def _read_one(name: str, store: Path | None, *, min_efficiency: float | None, pl
 
 
 def _compare_two(a: str, b: str, store: Path | None, *, as_json: bool) -> None:
-    from gpualloc.cli.tables import output_console, print_comparison, print_json, printable
+    from gpualloc.cli.results_text import print_comparison
+    from gpualloc.cli.tables import output_console, print_json, printable
     from gpualloc.store import compare as compare_measurements
     from gpualloc.store import environment_differences
 
@@ -324,7 +327,7 @@ def _findings_json(run: Run, findings: Findings) -> dict[str, Any]:
 
 
 def _comparison_json(comparison: Comparison, a: Run, b: Run, differences: list[str]) -> dict[str, Any]:
-    from gpualloc.cli.tables import case_label
+    from gpualloc.cli.measurements_text import case_label
     from gpualloc.records import to_json
 
     return {

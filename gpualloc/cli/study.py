@@ -174,7 +174,8 @@ def _print_plan(question: Question, environment: Environment, path: Path, max_mi
 
     from gpualloc.bench.dry_run import read_history
     from gpualloc.bench.estimate import Estimator
-    from gpualloc.cli.tables import case_label, print_json, printable
+    from gpualloc.cli.measurements_text import case_label
+    from gpualloc.cli.tables import print_json, printable
     from gpualloc.experiment import Step, next_step
     from gpualloc.experiment.conclusion import question_text
     from gpualloc.experiment.plan import most_cases
