@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpualloc.bench.precision import PRECISIONS
-from gpualloc.cli.progress import Parts, show_parts
 from gpualloc.cli.settings_file import source_of
-from gpualloc.errors import GpuallocError, StoreError, UsageError
+from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.strategies import HOOKS, STRATEGIES
 from gpualloc.workloads import MODELS, OPTIMIZERS, TUNINGS
 
 if TYPE_CHECKING:
-    from gpualloc.bench.grid import GridCell
-    from gpualloc.bench.grid_run import GridRun, Progress
-    from gpualloc.bench.options import BenchOptions
-    from gpualloc.bench.settings import RunSettings
-    from gpualloc.records import BenchCase, Environment, Measurement
+    from gpualloc.records import Measurement
     from gpualloc.store import ResultsStore
 
 
@@ -147,6 +141,7 @@ def bench(
     from gpualloc.bench.notation import NOTATIONS, parse_options
     from gpualloc.bench.options import BenchOptions
     from gpualloc.bench.settings import make_settings
+    from gpualloc.cli.bench_run import announce, carry_out, open_run, prepare_run, say
     from gpualloc.store import ResultsStore, default_store_path
 
     asked_grids, asked_settings = _load_study(study, preset)
@@ -178,22 +173,22 @@ def bench(
     if dry_run:
         from gpualloc.cli.dry_run import print_dry_run
 
-        _announce(cells, environment)
+        announce(cells, environment)
         print_dry_run(cells, settings, environment, path, as_json=as_json)
         return
     with ResultsStore(path) as results:
-        run_id, finished = _open_run(results, grids, environment, resume=resume)
+        run_id, finished = open_run(results, grids, environment, resume=resume)
         how_to_see = f"run {run_id} is kept in {path}; see it again: gpualloc results show {run_id}{_store_option(store)}"
-        _announce(cells, environment)
+        announce(cells, environment)
         show_log = _show_log if ctx.find_root().params.get("debug") else None
-        grid_run = _prepare(cells, results, run_id, environment, settings, finished, show_log)
-        measurements, exit_code = _run(grid_run, how_to_see)
+        grid_run = prepare_run(cells, results, run_id, environment, settings, finished, show_log)
+        measurements, exit_code = carry_out(grid_run, how_to_see)
         if csv not in (None, "-"):
             _write_csv(str(csv), run_id, measurements)
         _print(measurements, results, run_id, as_json=as_json, as_csv=csv == "-")
     if exit_code:
         raise typer.Exit(exit_code)
-    _say(how_to_see)
+    say(how_to_see)
     statuses = {measurement.status for measurement in measurements}
     if "ok" not in statuses or statuses & {"failed", "oom"}:
         raise typer.Exit(1)
@@ -207,123 +202,6 @@ def _load_study(path: Path | None, preset: str | None) -> tuple[Sequence[dict[st
 
     asked = load_study(path) if path is not None else load_preset(str(preset))
     return asked.grids, asked.settings
-
-
-def _open_run(
-    results: ResultsStore, grids: Sequence[BenchOptions], environment: Environment, *, resume: bool
-) -> tuple[int, dict[str, Measurement]]:
-    """(run number, case key -> measurement that need not be made again)."""
-    from dataclasses import asdict
-
-    options = asdict(grids[0]) if len(grids) == 1 else {"grids": [asdict(grid) for grid in grids]}
-    if resume:
-        run_id = results.find_run(options=options, environment=environment)
-        if run_id is not None:
-            results.reopen_run(run_id)
-            readable, _ = results.measurements(run_id)
-            finished = {measurement.case.key(): measurement for measurement in readable if measurement.status == "ok"}
-            _say(f"going on with run {run_id}, which has {len(finished)} finished cases")
-            return run_id, finished
-        _say(f"nothing to resume: {results.path} has no run of these options on this machine; starting a new one")
-    command = shlex.join(["gpualloc", *sys.argv[1:]])
-    return results.begin_run(command=command, options=options, environment=environment), {}
-
-
-def _prepare(
-    cells: Sequence[GridCell],
-    results: ResultsStore,
-    run_id: int,
-    environment: Environment,
-    settings: RunSettings,
-    finished: dict[str, Measurement],
-    show_log: Callable[[str], None] | None,
-) -> GridRun:
-    from gpualloc.bench.grid_run import GridRun
-
-    estimates_s: dict[str, float] = {}
-    if settings.max_minutes is not None or sys.stderr.isatty():  # there it tells the time left before a case has ended
-        from gpualloc.bench.dry_run import estimate_cases, read_history
-
-        estimates = estimate_cases(cells, environment, read_history(results))
-        estimates_s = {key: estimate.seconds for key, estimate in estimates.items()}
-    return GridRun(
-        cells=cells,
-        store=results,
-        run_id=run_id,
-        environment=environment,
-        settings=settings,
-        estimates_s=estimates_s,
-        finished=finished,
-        warn=_say,
-        show_log=show_log,
-    )
-
-
-def _announce(cells: Sequence[GridCell], environment: Environment) -> None:
-    """What the figures will stand for, on stderr."""
-    from gpualloc.workloads import describe_data
-
-    first = cells[0].case
-    world_sizes = {cell.case.world_size for cell in cells if cell.case.strategy != "single"}
-    backend = "gloo" if first.device == "cpu" else "nccl"
-    rehearsed = "rehearsed " if first.cluster() is not None else ""
-    ranks = f"{', '.join(map(str, sorted(world_sizes)))} {rehearsed}{backend} ranks" if world_sizes else "one process"
-    if first.device == "cpu":
-        _say(f"CPU, {ranks}, not comparable with a GPU ({environment.device_name}, {environment.num_cpus} cores)")
-    else:
-        shared = f", {first.ranks_per_gpu} to a GPU" if first.ranks_per_gpu > 1 else ""
-        _say(f"{environment.num_devices} x {environment.device_name}, {ranks}{shared}")
-    cases = {cell.case.workload: cell.case for cell in reversed(cells)}  # the first of each workload
-    _say("data: " + "; ".join(f"{workload}: {describe_data(case).description}" for workload, case in sorted(cases.items())))
-    if any(cell.case.hook.startswith("gpualloc") for cell in cells):
-        if environment.native.startswith("unavailable"):
-            _say(f"warning: gpualloc hooks run in Python here, the compiled extension is {environment.native}")
-        elif first.device == "cuda" and environment.native != "cuda":
-            _say("warning: gpualloc hooks run without their kernels here, the extension has no CUDA half: see gpualloc doctor")
-
-
-def _run(grid_run: GridRun, how_to_see: str) -> tuple[list[Measurement], int]:
-    """All cells measured and the run closed, and 0; on SIGINT and SIGTERM what had finished, and the exit code of an interruption."""
-    from gpualloc.bench.interruption import Interrupted, interruptible
-
-    try:
-        with interruptible(), show_parts(_weights(grid_run), are_seconds=bool(grid_run.estimates_s)) as parts:
-            measurements = grid_run.run(case_teller(parts))
-    except BaseException as error:
-        with suppress(StoreError):  # the error at hand says more
-            grid_run.store.finish_run(grid_run.run_id, "interrupted")
-        if not isinstance(error, Interrupted):
-            raise
-        _say(f"interrupted ({error}): add --resume to go on; {how_to_see}")
-        return grid_run.store.measurements(grid_run.run_id)[0], error.exit_code
-    grid_run.store.finish_run(grid_run.run_id, "complete")
-    return measurements, 0
-
-
-def _weights(grid_run: GridRun) -> list[float]:
-    """Expected seconds of each run, or 1; what is left out or done already takes no time."""
-    cells = [grid_run.cells[index] for index in grid_run.schedule]
-    return [
-        0.0 if cell.skip_reason or cell.case.key() in grid_run.finished else grid_run.estimates_s.get(cell.case.key(), 1.0)
-        for cell in cells
-    ]
-
-
-def case_teller(parts: Parts) -> Progress:
-    """Tells `parts` what a `GridRun` says of its cases."""
-
-    def tell(number: int, case: BenchCase, measurement: Measurement | None) -> None:
-        if measurement is None:
-            parts.begin(case.label())
-        else:
-            parts.end(_line(measurement))
-
-    return tell
-
-
-def _line(measurement: Measurement) -> str:
-    figures = f"{measurement.step_time_s * 1e3:.2f} ms a step" if measurement.step_time_s else f"{measurement.status}: {measurement.reason}"
-    return f"{measurement.case.label()}: {figures}"
 
 
 def _print(measurements: Sequence[Measurement], results: ResultsStore, run_id: int, *, as_json: bool, as_csv: bool) -> None:
@@ -360,9 +238,3 @@ def _store_option(store: Path | None) -> str:
 
 def _show_log(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _say(text: str) -> None:
-    from gpualloc.cli.tables import printable
-
-    print(printable(text), file=sys.stderr, flush=True)

@@ -154,7 +154,7 @@ def study(
 @contextmanager
 def _show(case_s: Sequence[float]) -> Iterator[CaseProgress]:
     """Of one step of the study."""
-    from gpualloc.cli.bench import case_teller
+    from gpualloc.cli.bench_run import case_teller
 
     with show_parts(case_s, are_seconds=True) as parts:
         yield case_teller(parts)
