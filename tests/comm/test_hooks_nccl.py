@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.comm import scenarios
-from tests.comm.test_hooks import assert_norms_equal_torchs, assert_ranks_equal, error_bounds
+from tests.comm.test_clipping import assert_norms_equal_torchs
+from tests.comm.test_hooks import assert_ranks_equal, error_bounds
 from tests.ranks import run_ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.nccl]
