@@ -15,7 +15,9 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.comm import torch_scenarios as scenarios
+from tests.comm import torch_hook_scenarios as hook_scenarios
+from tests.comm import torch_layout_scenarios as layout_scenarios
+from tests.comm import torch_reducer_scenarios as reducer_scenarios
 from tests.comm import torch_training_scenarios as training
 from tests.comm.hook_table import EVERY_HOOK, NARROW, UNIT, WITH_HANDLE, whole, wire_of, with_each
 from tests.ranks import run_ranks
@@ -33,7 +35,7 @@ def per_hook(scenario: Callable[..., Any], *args: Any, hooks: Sequence[str] = EV
 
 
 def test_close_to_no_hook_in_torchs_own_numbers() -> None:
-    assert_close_to_no_hook(per_hook(scenarios.eight_and_its_square, hooks=("stock", *EVERY_HOOK)))
+    assert_close_to_no_hook(per_hook(hook_scenarios.eight_and_its_square, hooks=("stock", *EVERY_HOOK)))
 
 
 def assert_close_to_no_hook(grads: PerHook) -> None:
@@ -47,7 +49,7 @@ def assert_close_to_no_hook(grads: PerHook) -> None:
 
 
 def test_our_future_goes_on_into_the_users_and_only_the_last_bucket_is_last() -> None:
-    assert_only_the_last_is_last(per_hook(scenarios.chained_futures, hooks=("fp16_callable", "bf16_callable")))
+    assert_only_the_last_is_last(per_hook(hook_scenarios.chained_futures, hooks=("fp16_callable", "bf16_callable")))
 
 
 def assert_only_the_last_is_last(seen_by_hook: PerHook) -> None:
@@ -58,15 +60,15 @@ def assert_only_the_last_is_last(seen_by_hook: PerHook) -> None:
 
 
 def test_one_registration_whichever_hook_came_first() -> None:
-    run_ranks(scenarios.only_one_registration, 2, "cpu")
+    run_ranks(hook_scenarios.only_one_registration, 2, "cpu")
 
 
 def test_bad_callables_and_annotations_are_refused() -> None:
-    run_ranks(scenarios.refused_callables, 2, "cpu")
+    run_ranks(hook_scenarios.refused_callables, 2, "cpu")
 
 
 def test_bad_return_values_are_errors() -> None:
-    run_ranks(scenarios.wrong_returns_around_ours, 2, "cpu")
+    run_ranks(hook_scenarios.wrong_returns_around_ours, 2, "cpu")
 
 
 # test_c10d_gloo.py, test_c10d_nccl.py
@@ -74,22 +76,22 @@ def test_bad_return_values_are_errors() -> None:
 
 @pytest.mark.parametrize("grad_is_view", [False, True])
 def test_sparse_gradients_are_averaged_as_they_are(grad_is_view: bool) -> None:
-    per_hook(scenarios.sparse_gradients, grad_is_view, hooks=["stock", *EVERY_HOOK])
+    per_hook(reducer_scenarios.sparse_gradients, grad_is_view, hooks=["stock", *EVERY_HOOK])
 
 
 def test_sparse_gradients_in_the_stand_in() -> None:
-    ranks = per_hook(scenarios.sparse_gradients, False, hooks=["fp16", "fp16_python"])
+    ranks = per_hook(reducer_scenarios.sparse_gradients, False, hooks=["fp16", "fp16_python"])
     for python, compiled in zip(ranks["fp16_python"], ranks["fp16"], strict=True):
         assert {**python, "wire_scale": None} == {**compiled, "wire_scale": None}
 
 
 @pytest.mark.parametrize("find_unused", [False, True])
 def test_ignored_outputs(find_unused: bool) -> None:
-    per_hook(scenarios.ignored_output, find_unused)
+    per_hook(reducer_scenarios.ignored_output, find_unused)
 
 
 def test_two_outputs_and_two_backwards_are_one_step() -> None:
-    assert_counted(per_hook(scenarios.two_outputs_two_backwards), 3)
+    assert_counted(per_hook(reducer_scenarios.two_outputs_two_backwards), 3)
 
 
 def assert_counted(counts: PerHook, expected: int) -> None:
@@ -99,35 +101,35 @@ def assert_counted(counts: PerHook, expected: int) -> None:
 
 @pytest.mark.parametrize("grad_is_view", [False, True])
 def test_synced_backwards_without_zeroing(grad_is_view: bool) -> None:
-    per_hook(scenarios.two_synced_backwards_without_zeroing, grad_is_view)
+    per_hook(reducer_scenarios.two_synced_backwards_without_zeroing, grad_is_view)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_bucket_views_static_graph_zeroing_and_activation_checkpointing(world_size: int) -> None:
     hooks = EVERY_HOOK if world_size == 2 else ("fp16", "bf16")
-    per_hook(scenarios.views_static_graph_and_zeroing, hooks=hooks, world_size=world_size)
+    per_hook(reducer_scenarios.views_static_graph_and_zeroing, hooks=hooks, world_size=world_size)
 
 
 def test_shared_weights_zeroing_and_bucket_views() -> None:
-    per_hook(scenarios.shared_weight)
+    per_hook(reducer_scenarios.shared_weight)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_two_to_the_15_stays_finite(world_size: int) -> None:
-    per_hook(scenarios.two_to_the_15, world_size=world_size)
+    per_hook(reducer_scenarios.two_to_the_15, world_size=world_size)
 
 
 def test_process_group_destroyed_and_rebuilt(tmp_path: Path) -> None:
-    per_hook(scenarios.group_rebuilt, str(tmp_path))
+    per_hook(reducer_scenarios.group_rebuilt, str(tmp_path))
 
 
 @pytest.mark.parametrize("hook", ["fp16_python", "fp16"])
 def test_the_handle_may_be_the_last_owner_of_its_group(hook: str, tmp_path: Path) -> None:
-    run_ranks(scenarios.handle_outlives_group, 2, "cpu", hook, str(tmp_path), timeout_s=30)
+    run_ranks(reducer_scenarios.handle_outlives_group, 2, "cpu", hook, str(tmp_path), timeout_s=30)
 
 
 def test_mixed_dtypes_in_one_model() -> None:
-    assert_only_fp32_is_narrowed(per_hook(scenarios.mixed_dtypes, hooks=("stock", *EVERY_HOOK)))
+    assert_only_fp32_is_narrowed(per_hook(layout_scenarios.mixed_dtypes, hooks=("stock", *EVERY_HOOK)))
 
 
 def assert_only_fp32_is_narrowed(results: PerHook) -> None:
@@ -145,11 +147,11 @@ def assert_only_fp32_is_narrowed(results: PerHook) -> None:
 
 @pytest.mark.parametrize("hook", EVERY_HOOK)
 def test_layouts_dtypes_and_bucket_sizes(hook: str) -> None:
-    per_hook(scenarios.layouts, hooks=[hook])
+    per_hook(layout_scenarios.layouts, hooks=[hook])
 
 
 def test_strides_of_gradient_and_parameter_differ() -> None:
-    per_hook(scenarios.strides)
+    per_hook(layout_scenarios.strides)
 
 
 # distributed_test.py

@@ -17,7 +17,9 @@ from tests.comm import beyond_scenarios as beyond
 from tests.comm import compile_scenarios as compiling
 from tests.comm import test_beyond_torch as beyond_torch
 from tests.comm import test_torch_list as torch_list
-from tests.comm import torch_scenarios as scenarios
+from tests.comm import torch_hook_scenarios as hook_scenarios
+from tests.comm import torch_layout_scenarios as layout_scenarios
+from tests.comm import torch_reducer_scenarios as reducer_scenarios
 from tests.comm import torch_training_scenarios as training
 from tests.comm.hook_table import EVERY_HOOK
 from tests.comm.test_compiled_models import assert_overlap
@@ -34,18 +36,18 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 
 Case = tuple[Callable[..., Any], Sequence[str], tuple[Any, ...]]  # scenario, hooks, further arguments
 CASES: dict[str, Case] = {
-    "known numbers": (scenarios.eight_and_its_square, WITH_STOCK, ()),
-    "chained futures": (scenarios.chained_futures, CALLABLES, ()),
-    "ignored output": (scenarios.ignored_output, EVERY_HOOK, (False,)),
-    "ignored output, find unused": (scenarios.ignored_output, EVERY_HOOK, (True,)),
-    "two outputs": (scenarios.two_outputs_two_backwards, EVERY_HOOK, ()),
-    "without zeroing": (scenarios.two_synced_backwards_without_zeroing, EVERY_HOOK, (True,)),
-    "views, static graph": (scenarios.views_static_graph_and_zeroing, EVERY_HOOK, ()),
-    "shared weight": (scenarios.shared_weight, EVERY_HOOK, ()),
-    "2 to the 15": (scenarios.two_to_the_15, EVERY_HOOK, ()),
-    "mixed dtypes": (scenarios.mixed_dtypes, WITH_STOCK, ()),
-    "layouts": (scenarios.layouts, EVERY_HOOK, ()),
-    "strides": (scenarios.strides, EVERY_HOOK, ()),
+    "known numbers": (hook_scenarios.eight_and_its_square, WITH_STOCK, ()),
+    "chained futures": (hook_scenarios.chained_futures, CALLABLES, ()),
+    "ignored output": (reducer_scenarios.ignored_output, EVERY_HOOK, (False,)),
+    "ignored output, find unused": (reducer_scenarios.ignored_output, EVERY_HOOK, (True,)),
+    "two outputs": (reducer_scenarios.two_outputs_two_backwards, EVERY_HOOK, ()),
+    "without zeroing": (reducer_scenarios.two_synced_backwards_without_zeroing, EVERY_HOOK, (True,)),
+    "views, static graph": (reducer_scenarios.views_static_graph_and_zeroing, EVERY_HOOK, ()),
+    "shared weight": (reducer_scenarios.shared_weight, EVERY_HOOK, ()),
+    "2 to the 15": (reducer_scenarios.two_to_the_15, EVERY_HOOK, ()),
+    "mixed dtypes": (layout_scenarios.mixed_dtypes, WITH_STOCK, ()),
+    "layouts": (layout_scenarios.layouts, EVERY_HOOK, ()),
+    "strides": (layout_scenarios.strides, EVERY_HOOK, ()),
     **{name: (training.optimizer_run, WITH_STOCK, (name, OPTIMIZER_STEPS)) for name in OPTIMIZERS},
     "100 steps": (training.parity_of_100_steps, EVERY_HOOK, ()),
     "no_sync": (training.accumulate_three, EVERY_HOOK, ()),
@@ -67,9 +69,9 @@ CASES: dict[str, Case] = {
     "compiled without DDPOptimizer": (compiling.compiled, ("fp16", "fp16_callable"), ("inside", False)),
 }
 WITHOUT_HOOK = {
-    "one registration": scenarios.only_one_registration,
-    "refused callables": scenarios.refused_callables,
-    "wrong returns": scenarios.wrong_returns_around_ours,
+    "one registration": hook_scenarios.only_one_registration,
+    "refused callables": hook_scenarios.refused_callables,
+    "wrong returns": hook_scenarios.wrong_returns_around_ours,
 }
 
 
@@ -172,4 +174,4 @@ def test_process_group_destroyed_and_rebuilt(tmp_path: Path) -> None:
 
 def _rebuilt(rank: int, world_size: int, folder: str) -> None:
     for hook in ("fp16", "fp16_callable"):
-        scenarios.group_rebuilt(rank, world_size, "cuda", hook, folder)
+        reducer_scenarios.group_rebuilt(rank, world_size, "cuda", hook, folder)
