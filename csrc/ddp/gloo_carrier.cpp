@@ -189,7 +189,8 @@ void GlooCarrier::start() {
   }
   if (chunk.begin == 0) shipment.stamp(&TransferStamps::packed);
 
-  for (int peer = 0; peer < world_size_; ++peer) {
+  for (int step = 1; step <= world_size_; ++step) {
+    const int peer = next_peer(step);
     if (!has_data(chunk, peer)) continue;
     std::vector<at::Tensor> shard{shard_of(sent, chunk, peer)};
     if (peer == rank_) {
@@ -220,10 +221,9 @@ void GlooCarrier::reduce() {
     } else {
       sum_shards(received.view(dtype_of(shipment.wire)), own.view(dtype_of(shipment.wire)), std::nullopt);
     }
-    for (int peer = 0; peer < world_size_; ++peer) {
-      if (peer == rank_) continue;
+    for (int step = 1; step < world_size_; ++step) {
       std::vector<at::Tensor> result{own};
-      chunk.sends.push_back(group_->send(result, peer, tag(chunk, 1)));
+      chunk.sends.push_back(group_->send(result, next_peer(step), tag(chunk, 1)));
     }
   }
   reduced_.push_back(std::move(chunk));
@@ -297,6 +297,9 @@ std::vector<at::Tensor> GlooCarrier::slices(const std::vector<at::Tensor>& tenso
 at::Tensor GlooCarrier::shard_of(const at::Tensor& memory, const Chunk& chunk, int rank) const {
   return memory.narrow(0, rank * chunk.shard_bytes, chunk.shard_bytes);
 }
+
+// Each rank sends to its right neighbour first, then to the one after it: in the same order they would all wait for one rank's link.
+int GlooCarrier::next_peer(int step) const { return (rank_ + step) % world_size_; }
 
 int GlooCarrier::tag(const Chunk& chunk, int stage) const {
   const auto message = static_cast<int>((2 * chunk.serial + stage) % (1 << kMessageBits));

@@ -76,6 +76,7 @@ class GlooCarrier final : public Carrier {
   std::vector<at::Tensor> slices(const std::vector<at::Tensor>& tensors, const Chunk& chunk) const;
   at::Tensor shard_of(const at::Tensor& memory, const Chunk& chunk, int rank) const;
   bool has_data(const Chunk& chunk, int rank) const { return rank * chunk.shard < chunk.numel; }
+  int next_peer(int step) const;
   int tag(const Chunk& chunk, int stage) const;
 
   const c10::intrusive_ptr<c10d::ProcessGroup> group_;
