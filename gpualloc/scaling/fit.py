@@ -13,18 +13,35 @@ from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import StepQuery, StepRow
 from gpualloc.scaling.terms import TERMS, Columns, Part, Rows, overlapped_time, read_rows
 
-_PARTS: tuple[Part, ...] = ("compute", "link", "overlap", "total")
+_PARTS: tuple[Part, ...] = ("floor", "arithmetic", "compute", "link", "overlap", "total")
 _NO_LINK = -60.0  # log of a link time that is nothing
 _BATCHES_OF_FULL_JOB = 5  # of those measured in more: the curve of a job over batches is smooth
-_PLAIN_STEPS, _ROBUST_STEPS = 5, 7
+# Chosen by benchmarks/compare_forecast.py on 2026-11-27: with 40 robust steps the error from one GPU's rows is 13.5 % instead of 12.7 %.
+_PLAIN_STEPS, _ROBUST_STEPS = 5, 5
 _LARGEST_MOVE = 1.5  # of a coefficient in one of the first steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
-    """Rows as matrices, the coefficients in the order compute, link, overlap, total: log compute = level + `compute` @ its coefficients."""
+class StepTimes:
+    """Logarithms of the seconds of a step's parts, one entry per row, and what they change by with the coefficients."""
 
+    floor: Array  # of one GPU
+    arithmetic: Array
     compute: Array
+    link: Array
+    step: Array
+    compute_slopes: Array  # [rows, coefficients up to those of compute]
+    slopes: Array  # of the step, [rows, coefficients]
+    link_share: Array  # of the link in the gamma-norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """Rows as matrices, the coefficients in the order of the fields: a part's logarithm is level + its matrix @ its coefficients."""
+
+    floor: Array
+    arithmetic: Array
+    compute: Array  # what floor and arithmetic are multiplied with
     link: Array
     overlap: Array
     total: Array
@@ -34,22 +51,41 @@ class Design:
     has_heavy_tails: Array  # 1 where it is true
     names: tuple[str, ...]
 
-    def forward(self, coefficients: Array, level: float) -> tuple[Array, Array, Array, Array]:
-        """(log step time, its derivatives [rows, coefficients], log compute, share of the link in the gamma-norm)."""
-        ends = np.cumsum([self.compute.shape[1], self.link.shape[1], self.overlap.shape[1]])
-        of_compute, of_link, of_overlap, of_total = np.split(coefficients, ends)
-        compute = level + self.compute @ of_compute
+    @property
+    def num_compute(self) -> int:
+        """Coefficients of the time without links, the first ones."""
+        return sum(part.shape[1] for part in (self.floor, self.arithmetic, self.compute))
+
+    def forward(self, coefficients: Array, level: float) -> StepTimes:
+        """The equation of gpualloc.scaling.terms."""
+        parts = (self.floor, self.arithmetic, self.compute, self.link, self.overlap)
+        split = np.split(coefficients, np.cumsum([part.shape[1] for part in parts]))
+        of_floor, of_arithmetic, of_compute, of_link, of_overlap, of_total = split
+        shared = level + self.compute @ of_compute
+        floor, arithmetic = shared + self.floor @ of_floor, shared + self.arithmetic @ of_arithmetic
+        compute = np.logaddexp(floor, arithmetic)
+        floor_share = np.exp(floor - compute)[:, None]
+        compute_slopes = np.concatenate([self.floor * floor_share, self.arithmetic * (1 - floor_share), self.compute], 1)
         link = np.where(self.is_multi > 0, level + self.link @ of_link, _NO_LINK)
         gamma = np.exp(self.overlap @ of_overlap)
         step = overlapped_time(compute, link, gamma)
         share = np.exp(np.minimum(gamma * (link - step), 0.0))
         by_log_gamma = (1 - share) * compute + share * link - step
-        slopes = [self.compute * (1 - share)[:, None], self.link * share[:, None], self.overlap * by_log_gamma[:, None], self.total]
-        return step + self.total @ of_total, np.concatenate(slopes, 1), compute, share
+        slopes = [compute_slopes * (1 - share)[:, None], self.link * share[:, None], self.overlap * by_log_gamma[:, None], self.total]
+        return StepTimes(
+            floor=floor,
+            arithmetic=arithmetic,
+            compute=compute,
+            link=link,
+            step=step + self.total @ of_total,
+            compute_slopes=compute_slopes,
+            slopes=np.concatenate(slopes, 1),
+            link_share=share,
+        )
 
     def widened(self, covariance: Array, priors: Priors) -> Array:
         """The covariance of the coefficients with more between those of the jobs' own contention, which few rows of a job tell."""
-        is_own = (self.has_heavy_tails > 0) & (np.arange(len(self.names)) < self.compute.shape[1])
+        is_own = (self.has_heavy_tails > 0) & (np.arange(len(self.names)) < self.num_compute)
         return np.asarray(covariance * (1 + (priors.interval_contention - 1) * np.outer(is_own, is_own)))
 
 
@@ -79,6 +115,8 @@ def make_design(queries: Sequence[StepQuery], frame: Frame, priors: Priors) -> t
 
     return (
         Design(
+            floor=values("floor"),
+            arithmetic=values("arithmetic"),
             compute=values("compute"),
             link=values("link"),
             overlap=values("overlap"),
@@ -127,22 +165,23 @@ def fit_cluster(
     has_compute = (design.is_multi > 0) & np.array([row.sync_time_s is not None for row in rows])
     log_compute = np.log([compute_time_s(row) for row in rows])
     noise_compute = np.sqrt(priors.noise_compute**2 + extra[has_compute] ** 2)
-    num_compute, measured_compute = design.compute.shape[1], design.compute[has_compute]
+    num_compute = design.num_compute
 
     coefficients = mean.copy()
     curvature = np.diag(1 / sd**2)
     for number in range(_PLAIN_STEPS + _ROBUST_STEPS):
         is_plain = number < _PLAIN_STEPS
-        step, slopes, compute, _ = design.forward(coefficients, level)
-        off_step, off_compute = log_step - step, (log_compute - compute)[has_compute]
+        times = design.forward(coefficients, level)
+        slopes, compute_slopes = times.slopes, times.compute_slopes[has_compute]
+        off_step, off_compute = log_step - times.step, (log_compute - times.compute)[has_compute]
         weight = _weights(off_step, noise_step, is_plain, priors.noise_tail)
         weight_compute = _weights(off_compute, noise_compute, is_plain, priors.noise_tail)
         tails = (priors.job_tail + 1) / (priors.job_tail + ((coefficients - mean) / sd) ** 2)
         precision = np.where(design.has_heavy_tails > 0, tails, 1.0) / sd**2
         curvature = np.diag(precision) + _gram(slopes, weight)
         gradient = precision * (mean - coefficients) + slopes.T @ (weight * off_step)
-        curvature[:num_compute, :num_compute] += _gram(measured_compute, weight_compute)
-        gradient[:num_compute] += measured_compute.T @ (weight_compute * off_compute)
+        curvature[:num_compute, :num_compute] += _gram(compute_slopes, weight_compute)
+        gradient[:num_compute] += compute_slopes.T @ (weight_compute * off_compute)
         move = np.linalg.solve(curvature, gradient)
         if is_plain:
             move *= min(1.0, _LARGEST_MOVE / max(1e-12, float(np.abs(move[num_compute:]).max(initial=0.0))))

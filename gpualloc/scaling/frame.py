@@ -13,6 +13,7 @@ from gpualloc.scaling.published_parameters import published_gradient_bytes
 from gpualloc.scaling.records import StepRow
 
 _LINK_CENTRES, _JOB_LINK_CENTRES, _BATCH_CENTRES = 30, 10, 8
+_LARGEST_FLOOR_RATIO = 3.0  # of its logarithm, either way: beyond, one of the two is not seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class JobFrame:
     precisions: tuple[str | None, ...]
     fixed_time: float  # log of the part of a step that does not grow with the batch, less the mean of the cluster's jobs
     own_sync: float  # log of a single GPU's synchronisation, less the mean of the cluster's jobs
+    log_floor_ratio: float  # log of the launch floor over the arithmetic at the middle batch, by a line over the batches
     log_gradient_bytes: float | None  # less the mean of the cluster's jobs
 
     @property
@@ -83,6 +85,7 @@ def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
             precisions=tuple(sorted({row.precision for row in of_job[name]}, key=str)),
             fixed_time=fixed[i],
             own_sync=sync[i],
+            log_floor_ratio=_log_floor_ratio(of_job[name]),
             log_gradient_bytes=log_bytes[i] if gradients[i] is not None else None,
         )
         for i, name in enumerate(names)
@@ -142,15 +145,34 @@ def _log_own_sync(rows: Sequence[StepRow]) -> float | None:
 
 def _log_fixed_time(rows: Sequence[StepRow], priors: Priors) -> float:
     """Half way, in logarithms, between the shortest step and the part of it that a line over the batches says is fixed."""
-    from scipy.optimize import nnls
-
     alone = [row for row in rows if row.num_gpus == 1]
     used = alone if len({row.per_device_batch_size for row in alone}) >= 3 else rows
-    times = np.array([compute_time_s(row) for row in used])
-    batches = np.array([row.per_device_batch_size for row in used], dtype=float)
-    (intercept, _), _ = nnls(np.stack([1 / times, batches / times], 1), np.ones(len(times)))
-    shortest = float(times.min())
-    return float(np.log(shortest) + np.log(max(intercept, priors.fixed_share_floor * shortest))) / 2
+    shortest = min(map(compute_time_s, used))
+    return float(np.log(shortest) + np.log(max(_line(used)[0], priors.fixed_share_floor * shortest))) / 2
+
+
+def _log_floor_ratio(rows: Sequence[StepRow]) -> float:
+    """Of the rows at the smallest size in the first precision; 0 where they have one batch, which says nothing of it."""
+    size, precision = min(row.size() for row in rows), min((row.precision for row in rows), key=str)
+    alike = [row for row in rows if row.size() == size and row.precision == precision]
+    alone = [row for row in alike if row.num_gpus == 1]
+    used = alone if len({row.per_device_batch_size for row in alone}) >= 2 else alike
+    if len({row.per_device_batch_size for row in used}) < 2:
+        return 0.0
+    middle = float(np.exp2(np.mean(np.log2(sorted({row.per_device_batch_size for row in rows})))))
+    floor_s, sample_s = _line(used)
+    limit = np.exp(_LARGEST_FLOOR_RATIO)
+    return float(np.log(np.clip(floor_s / max(sample_s * middle, 1e-12), 1 / limit, limit)))
+
+
+def _line(rows: Sequence[StepRow]) -> tuple[float, float]:
+    """(seconds of a step that stay as the batch grows, seconds for each sample), neither negative; least squares of relative errors."""
+    from scipy.optimize import nnls
+
+    times = np.array([compute_time_s(row) for row in rows])
+    batches = np.array([row.per_device_batch_size for row in rows], dtype=float)
+    (floor_s, sample_s), _ = nnls(np.stack([1 / times, batches / times], 1), np.ones(len(times)))
+    return float(floor_s), float(sample_s)
 
 
 def compute_time_s(row: StepRow) -> float:

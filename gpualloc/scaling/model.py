@@ -171,10 +171,11 @@ class ScalingModel:
         """(log step time, its variance) of queries whose cluster and jobs were fitted."""
         fitted, priors = self.clusters[cluster], self.priors
         design, rows = make_design(queries, fitted.fit.frame, priors)
-        step, slopes, _, share = design.forward(fitted.fit.coefficients, fitted.fit.level)
+        times = design.forward(fitted.fit.coefficients, fitted.fit.level)
+        step, slopes = times.step.copy(), times.slopes
         known = set(fitted.fit.frame.placements)
         is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
-        variance = is_new * (share * priors.link_placement) ** 2
+        variance = is_new * (times.link_share * priors.link_placement) ** 2
         covariance = design.widened(fitted.fit.covariance, priors)
         for name in {query.model for query in queries}:
             mine = np.array([i for i, query in enumerate(queries) if query.model == name])
@@ -204,7 +205,7 @@ def _with_residuals(fit: ClusterFit, rows: Sequence[StepRow], origins: dict[str,
     for job in fit.frame.jobs:
         mine = [row for row in rows if row.model == job.name]
         design, _ = make_design(mine, fit.frame, priors)
-        left = np.log([row.step_time_s for row in mine]) - design.forward(fit.coefficients, fit.level)[0]
+        left = np.log([row.step_time_s for row in mine]) - design.forward(fit.coefficients, fit.level).step
         noise_row = [priors.noise_single if row.num_gpus == 1 else priors.residual_noise for row in mine]
         noise = np.hypot(noise_row, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
         residuals[job.name] = fit_residuals(mine, left, noise, priors)

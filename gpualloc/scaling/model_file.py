@@ -23,7 +23,7 @@ from gpualloc.scaling.residuals import Residuals, restore_residuals
 from gpualloc.whole_files import write_whole
 
 SCHEMA = "gpualloc scaling model"
-SCHEMA_VERSION = 3  # before: other terms, or other intervals and no residuals of single GPUs; the rows are fitted again
+SCHEMA_VERSION = 4  # before: other terms, or other intervals and no residuals of single GPUs; the rows are fitted again
 _ROW_FIELDS = tuple(field.name for field in fields(StepRow))
 
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 class Priors:
     """Each group belongs to the term of `gpualloc.scaling.terms` that is named above it."""
 
-    # single_gpu_time
-    batch_slope: float = 0.5  # change per doubling of the batch
-    batch_bend: float = 0.25  # smooth departure from that line
-    batch_jump: float = 0.15  # of one batch size from the smooth curve
+    # launch_floor
+    floor_ratio: float = 0.5  # from what a line over the batches says
+    # arithmetic
+    batch_slope: float = 0.15  # change per doubling of the batch, from being in proportion to it
     size_slope: float = 0.7  # per doubling of pixels or tokens
     precision_shift: float = 0.5
+    # single_gpu_curve
+    batch_bend: float = 0.25  # smooth departure from floor and arithmetic
+    batch_jump: float = 0.15  # of one batch size from the smooth curve
     # contention
     shared_contention: float = 0.4  # step from one GPU to several, and per doubling of the GPUs of a node, in all jobs
     contention: float = 0.04  # departures from that: of one job, over nodes, and with the batch

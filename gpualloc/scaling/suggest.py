@@ -71,7 +71,7 @@ def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) 
     designs = [make_design(part, fitted.fit.frame, priors)[0] for part in (queries, candidates)]
     factors = [np.sqrt([fitted.interval_factor(query.model, priors) for query in part]) for part in (queries, candidates)]
     asked, tried = (
-        factor[:, None] * design.forward(fitted.fit.coefficients, fitted.fit.level)[1]
+        factor[:, None] * design.forward(fitted.fit.coefficients, fitted.fit.level).slopes
         for design, factor in zip(designs, factors, strict=True)
     )
     covariance = designs[0].widened(fitted.fit.covariance, priors)

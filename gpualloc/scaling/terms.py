@@ -1,11 +1,12 @@
 """The step-time equation, one named function per term.
 
-    step = (compute^gamma + link^gamma)^(1/gamma)                                            overlapped_time
-    log compute = single_gpu_time(job, batch, size, precision) + contention(job, GPUs of a node, nodes, batch)
-    log link    = link_time(placement) + gradient_load(job, placement)
+    step    = (compute^gamma + link^gamma)^(1/gamma)                                         overlapped_time
+    compute = (launch_floor(job) + arithmetic(job, batch, size, precision))
+              * exp(single_gpu_curve(job, batch, size) + contention(job, GPUs of a node, nodes, batch))
+    log link = link_time(placement) + gradient_load(job, placement)
 
-`single_gpu_time` holds input, launch floor and arithmetic together, because only their sum is measured; it is a curve through the measured
-single-GPU times, not a line. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
+The floor is what a step takes however small its batch: kernel launches and the optimiser. The curve is what the measured single-GPU times
+depart from floor and arithmetic. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
 (Qiao et al., OSDI 2021, equation 11); Pollux's own compute and link terms are lines in the batch and in the number of GPUs.
 
 Every term is a sum of columns times unknown coefficients. Each has a prior: mean, standard deviation, and whether its tails are heavy.
@@ -24,7 +25,7 @@ from gpualloc.scaling.placement import Array, Placements, describe, smooth_basis
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import StepQuery, StepRow
 
-Part = Literal["compute", "link", "overlap", "total"]
+Part = Literal["floor", "arithmetic", "compute", "link", "overlap", "total"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +75,37 @@ def read_rows(queries: Sequence[StepQuery], frame: Frame) -> Rows:
     )
 
 
-def single_gpu_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
-    """Each job's time on one GPU: a level, a slope per doubling of batch, pixels or tokens, a bend, a jump at each batch measured."""
+def launch_floor(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """log of each job's launch floor over its arithmetic in the middle of the measured batches: kernel launches and the optimiser."""
+    return [
+        _column("floor", f"{job.name} floor", (rows.job == number) * 1.0, priors.floor_ratio, mean=job.log_floor_ratio)
+        for number, job in enumerate(frame.jobs)
+    ]
+
+
+def arithmetic(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """Each job's arithmetic, by prior in proportion to the batch: slopes per doubling of batch, pixels or tokens, and the precision."""
     columns = []
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
-        batch = rows.log_batch - job.log_batch_middle
+        batch = is_job * (rows.log_batch - job.log_batch_middle)
+        columns.append(_column("arithmetic", f"{job.name} batch slope", batch, priors.batch_slope, mean=float(np.log(2))))
+        if job.log_sizes[0] != job.log_sizes[-1]:
+            size = is_job * (rows.log_size - job.log_sizes[0])
+            columns.append(_column("arithmetic", f"{job.name} size slope", size, priors.size_slope))
+        for precision in job.precisions[1:]:
+            has_it = np.array([query.precision == precision for query in rows.queries]) * is_job
+            columns.append(_column("arithmetic", f"{job.name} in {precision}", has_it, priors.precision_shift))
+    return columns
+
+
+def single_gpu_curve(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """Each job's level, and how measured single-GPU times depart from floor and arithmetic: a bend, a jump at each batch measured."""
+    columns = []
+    for number, job in enumerate(frame.jobs):
+        is_job = (rows.job == number) * 1.0
         columns += [
-            _column("compute", f"{job.name} level", is_job, 5.0),
-            _column("compute", f"{job.name} batch slope", is_job * batch, priors.batch_slope, mean=0.0),
+            _column("compute", f"{job.name} level", is_job, 5.0, mean=-float(np.log1p(np.exp(job.log_floor_ratio)))),
             _block(
                 "compute",
                 f"{job.name} batch bend",
@@ -93,13 +116,8 @@ def single_gpu_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
             _block("compute", f"{job.name} batch jump", is_job, _same(rows.log_batch, job.log_batches), priors.batch_jump),
         ]
         if job.log_sizes[0] != job.log_sizes[-1]:
-            size = rows.log_size - job.log_sizes[0]
-            columns.append(_column("compute", f"{job.name} size slope", is_job * size, priors.size_slope))
             bends = smooth_basis(rows.log_size[:, None], np.array(job.log_sizes)[:, None], 1.5)
             columns.append(_block("compute", f"{job.name} size bend", is_job, bends, priors.batch_bend))
-        for precision in job.precisions[1:]:
-            has_it = np.array([query.precision == precision for query in rows.queries]) * is_job
-            columns.append(_column("compute", f"{job.name} in {precision}", has_it, priors.precision_shift))
     return columns
 
 
@@ -201,7 +219,9 @@ def rehearsal_bias(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
 
 
 TERMS: tuple[Callable[[Rows, Frame, Priors], list[Columns]], ...] = (
-    single_gpu_time,
+    launch_floor,
+    arithmetic,
+    single_gpu_curve,
     contention,
     link_time,
     gradient_load,

@@ -12,15 +12,20 @@ from gpualloc.scaling.published_parameters import published_gradient_bytes
 
 PLACES = ((1, 1, "1"), (1, 2, "2"), (1, 4, "4"), (2, 4, "22"), (2, 8, "44"))
 MEGABYTES = {"small": 20.0, "middle": 60.0, "large": 200.0}
-SIZE_SLOPE = 0.6  # of log compute per doubling of pixels or tokens
+FLOOR_S = 0.1
+SIZE_SLOPE = 0.6  # of log arithmetic per doubling of pixels or tokens
 FP16_SHIFT = -0.5
 BYTES_SLOPE = 1.0  # of log link per log gradient bytes
 GAMMA = float(np.exp(1.0))
 
 
+def arithmetic_s(batch: int, size: float, precision: str) -> float:
+    return float(0.1 * (batch / 8) * size ** (SIZE_SLOPE / np.log(2)) * np.exp(FP16_SHIFT * (precision == "fp16")))
+
+
 def step(job: str, num_nodes: int, num_gpus: int, batch: int, size: float, precision: str) -> float:
     """The equation with an overlap in the middle of its prior."""
-    compute = 0.2 * (batch / 8) ** 0.7 * size ** (SIZE_SLOPE / np.log(2)) * np.exp(FP16_SHIFT * (precision == "fp16"))
+    compute = FLOOR_S + arithmetic_s(batch, size, precision)
     if num_gpus == 1:
         return float(compute)
     link = 0.01 * MEGABYTES[job] ** BYTES_SLOPE * (1 + 0.3 * np.log2(num_gpus)) * (2 if num_nodes > 1 else 1)
@@ -65,7 +70,8 @@ def model() -> ScalingModel:
 def test_known_coefficients_are_recovered(model: ScalingModel) -> None:
     for job in MEGABYTES:
         assert coefficient(model, f"{job} size slope") == pytest.approx(SIZE_SLOPE, abs=0.06)
-        assert coefficient(model, f"{job} in fp32") == pytest.approx(-FP16_SHIFT, abs=0.05)
+        assert coefficient(model, f"{job} in fp32") == pytest.approx(-FP16_SHIFT, abs=0.06)
+        assert coefficient(model, f"{job} floor") == pytest.approx(np.log(FLOOR_S / arithmetic_s(16, 1.0, "fp16")), abs=0.1)
     assert coefficient(model, "gradient bytes") == pytest.approx(BYTES_SLOPE, abs=0.15)
 
 
