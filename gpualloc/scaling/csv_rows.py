@@ -12,7 +12,7 @@ from gpualloc.errors import UsageError
 from gpualloc.scaling.records import StepQuery, StepRow
 
 QUERY_COLUMNS = ("cluster", "model", "num_nodes", "num_gpus", "per_device_batch_size")
-OPTIONAL_COLUMNS = ("placement", "image_size_px", "image_size", "sequence_length", "precision", "gradient_bytes")
+OPTIONAL_COLUMNS = ("placement", "image_size_px", "image_size", "sequence_length", "precision", "gradient_bytes", "input_samples_per_s")
 ROW_COLUMNS = (*QUERY_COLUMNS, "step_time_s")
 ROW_OPTIONAL_COLUMNS = ("sync_time_s", "source")
 _LARGEST_COUNT = 10**9
@@ -22,8 +22,8 @@ def read_rows(path: Path) -> list[StepRow]:
     """The measured rows of a CSV file.
 
     Columns: cluster, model, num_nodes, num_gpus, per_device_batch_size, step_time_s; where present placement, sync_time_s,
-    image_size_px (or image_size), sequence_length, precision, gradient_bytes, source ("measured" or "rehearsed"). Other columns and
-    their order do not matter.
+    image_size_px (or image_size), sequence_length, precision, gradient_bytes, input_samples_per_s, source ("measured" or "rehearsed").
+    Other columns and their order do not matter.
 
     Raises:
         UsageError: a column is missing, a cell cannot be read, or there are no rows.
@@ -143,4 +143,5 @@ def _query_fields(cells: _Cells) -> dict[str, Any]:
         "image_size_px": image_size_px,
         "sequence_length": cells.count("sequence_length", is_needed=False),
         "gradient_bytes": cells.positive("gradient_bytes", is_needed=False),
+        "input_samples_per_s": cells.positive("input_samples_per_s", is_needed=False),
     }

@@ -11,9 +11,10 @@ from gpualloc.scaling.frame import Frame, compute_time_s, make_frame
 from gpualloc.scaling.placement import Array
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import StepQuery, StepRow
-from gpualloc.scaling.terms import TERMS, Columns, Part, Rows, overlapped_time, read_rows
+from gpualloc.scaling.terms import INPUT_GAMMA, TERMS, Columns, Part, Rows, overlapped_time, read_rows
 
-_PARTS: tuple[Part, ...] = ("floor", "arithmetic", "compute", "link", "overlap", "total")
+_PARTS: tuple[Part, ...] = ("floor", "arithmetic", "scale", "curve", "contention", "input", "link", "overlap", "total")
+_WITHOUT_LINK = _PARTS[:6]  # computing and input
 _NO_LINK = -60.0  # log of a link time that is nothing
 _BATCHES_OF_FULL_JOB = 5  # of those measured in more: the curve of a job over batches is smooth
 # Chosen by benchmarks/compare_forecast.py on 2026-11-27: with 40 robust steps the error from one GPU's rows is 13.5 % instead of 12.7 %.
@@ -25,26 +26,26 @@ _LARGEST_MOVE = 1.5  # of a coefficient in one of the first steps
 class StepTimes:
     """Logarithms of the seconds of a step's parts, one entry per row, and what they change by with the coefficients."""
 
-    floor: Array  # of one GPU
+    floor: Array
     arithmetic: Array
-    compute: Array
+    alone: Array  # floor and arithmetic with the curve through the measured single-GPU times
+    compute: Array  # with contention
     link: Array
-    step: Array
-    compute_slopes: Array  # [rows, coefficients up to those of compute]
+    rest: Array  # computing and link
+    step: Array  # with input
     slopes: Array  # of the step, [rows, coefficients]
-    link_share: Array  # of the link in the gamma-norm
+    link_share: Array  # of the link in the step
+    input_share: Array
+    without_link: Array  # computing and input
+    without_link_slopes: Array  # [rows, coefficients of `_WITHOUT_LINK`]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Rows as matrices, the coefficients in the order of the fields: a part's logarithm is level + its matrix @ its coefficients."""
+    """Rows as matrices, the coefficients in the order of `_PARTS`."""
 
-    floor: Array
-    arithmetic: Array
-    compute: Array  # what floor and arithmetic are multiplied with
-    link: Array
-    overlap: Array
-    total: Array
+    parts: dict[Part, Array]  # [rows, coefficients of the part]
+    log_input: Array  # of the seconds that the loaders need by what is known of them; -inf where nothing is
     is_multi: Array
     mean: Array  # prior of the coefficients
     sd: Array
@@ -52,40 +53,52 @@ class Design:
     names: tuple[str, ...]
 
     @property
-    def num_compute(self) -> int:
-        """Coefficients of the time without links, the first ones."""
-        return sum(part.shape[1] for part in (self.floor, self.arithmetic, self.compute))
+    def num_without_link(self) -> int:
+        """Coefficients of computing and input, the first ones."""
+        return sum(self.parts[part].shape[1] for part in _WITHOUT_LINK)
 
     def forward(self, coefficients: Array, level: float) -> StepTimes:
         """The equation of gpualloc.scaling.terms."""
-        parts = (self.floor, self.arithmetic, self.compute, self.link, self.overlap)
-        split = np.split(coefficients, np.cumsum([part.shape[1] for part in parts]))
-        of_floor, of_arithmetic, of_compute, of_link, of_overlap, of_total = split
-        shared = level + self.compute @ of_compute
-        floor, arithmetic = shared + self.floor @ of_floor, shared + self.arithmetic @ of_arithmetic
-        compute = np.logaddexp(floor, arithmetic)
-        floor_share = np.exp(floor - compute)[:, None]
-        compute_slopes = np.concatenate([self.floor * floor_share, self.arithmetic * (1 - floor_share), self.compute], 1)
-        link = np.where(self.is_multi > 0, level + self.link @ of_link, _NO_LINK)
-        gamma = np.exp(self.overlap @ of_overlap)
-        step = overlapped_time(compute, link, gamma)
-        share = np.exp(np.minimum(gamma * (link - step), 0.0))
-        by_log_gamma = (1 - share) * compute + share * link - step
-        slopes = [compute_slopes * (1 - share)[:, None], self.link * share[:, None], self.overlap * by_log_gamma[:, None], self.total]
+        ends = np.cumsum([self.parts[part].shape[1] for part in _PARTS])
+        split = dict(zip(_PARTS, np.split(coefficients, ends[:-1]), strict=True))
+        log = {part: self.parts[part] @ split[part] for part in _PARTS}
+        floor, arithmetic = (level + log["scale"] + log[part] for part in ("floor", "arithmetic"))
+        alone = np.logaddexp(floor, arithmetic)
+        floor_share = np.exp(floor - alone)
+        compute = alone + log["curve"] + log["contention"]
+        link = np.where(self.is_multi > 0, level + log["link"], _NO_LINK)
+        gamma = np.exp(log["overlap"])
+        rest = overlapped_time(compute, link, gamma)
+        link_share = np.exp(np.minimum(gamma * (link - rest), 0.0))
+        by_log_gamma = (1 - link_share) * compute + link_share * link - rest
+        loading = self.log_input + log["input"]
+        step, without_link = (overlapped_time(part, loading, INPUT_GAMMA) for part in (rest, compute))
+        input_share, input_share_without_link = (np.exp(np.minimum(INPUT_GAMMA * (loading - whole), 0.0)) for whole in (step, without_link))
+
+        def slopes(by_compute: Array, by_input: Array) -> list[Array]:
+            factors = (by_compute * floor_share, by_compute * (1 - floor_share), by_compute, by_compute, by_compute, by_input)
+            return [self.parts[part] * factor[:, None] for part, factor in zip(_WITHOUT_LINK, factors, strict=True)]
+
+        factors = {"link": (1 - input_share) * link_share, "overlap": (1 - input_share) * by_log_gamma, "total": np.ones(len(step))}
+        others = [self.parts[part] * factors[part][:, None] for part in _PARTS[len(_WITHOUT_LINK) :]]
         return StepTimes(
             floor=floor,
             arithmetic=arithmetic,
+            alone=alone + log["curve"],
             compute=compute,
             link=link,
-            step=step + self.total @ of_total,
-            compute_slopes=compute_slopes,
-            slopes=np.concatenate(slopes, 1),
-            link_share=share,
+            rest=rest,
+            step=step + log["total"],
+            slopes=np.concatenate([*slopes((1 - input_share) * (1 - link_share), input_share), *others], 1),
+            link_share=factors["link"],
+            input_share=input_share,
+            without_link=without_link,
+            without_link_slopes=np.concatenate(slopes(1 - input_share_without_link, input_share_without_link), 1),
         )
 
     def widened(self, covariance: Array, priors: Priors) -> Array:
         """The covariance of the coefficients with more between those of the jobs' own contention, which few rows of a job tell."""
-        is_own = (self.has_heavy_tails > 0) & (np.arange(len(self.names)) < self.num_compute)
+        is_own = (self.has_heavy_tails > 0) & (np.arange(len(self.names)) < self.num_without_link)
         return np.asarray(covariance * (1 + (priors.interval_contention - 1) * np.outer(is_own, is_own)))
 
 
@@ -115,12 +128,8 @@ def make_design(queries: Sequence[StepQuery], frame: Frame, priors: Priors) -> t
 
     return (
         Design(
-            floor=values("floor"),
-            arithmetic=values("arithmetic"),
-            compute=values("compute"),
-            link=values("link"),
-            overlap=values("overlap"),
-            total=values("total"),
+            parts={part: values(part) for part in _PARTS},
+            log_input=rows.log_input,
             is_multi=rows.places.is_multi,
             mean=spread([block.mean for block in columns]),
             sd=spread([block.sd for block in columns]),
@@ -165,26 +174,26 @@ def fit_cluster(
     has_compute = (design.is_multi > 0) & np.array([row.sync_time_s is not None for row in rows])
     log_compute = np.log([compute_time_s(row) for row in rows])
     noise_compute = np.sqrt(priors.noise_compute**2 + extra[has_compute] ** 2)
-    num_compute = design.num_compute
+    num_without_link = design.num_without_link
 
     coefficients = mean.copy()
     curvature = np.diag(1 / sd**2)
     for number in range(_PLAIN_STEPS + _ROBUST_STEPS):
         is_plain = number < _PLAIN_STEPS
         times = design.forward(coefficients, level)
-        slopes, compute_slopes = times.slopes, times.compute_slopes[has_compute]
-        off_step, off_compute = log_step - times.step, (log_compute - times.compute)[has_compute]
+        slopes, compute_slopes = times.slopes, times.without_link_slopes[has_compute]
+        off_step, off_compute = log_step - times.step, (log_compute - times.without_link)[has_compute]
         weight = _weights(off_step, noise_step, is_plain, priors.noise_tail)
         weight_compute = _weights(off_compute, noise_compute, is_plain, priors.noise_tail)
         tails = (priors.job_tail + 1) / (priors.job_tail + ((coefficients - mean) / sd) ** 2)
         precision = np.where(design.has_heavy_tails > 0, tails, 1.0) / sd**2
         curvature = np.diag(precision) + _gram(slopes, weight)
         gradient = precision * (mean - coefficients) + slopes.T @ (weight * off_step)
-        curvature[:num_compute, :num_compute] += _gram(compute_slopes, weight_compute)
-        gradient[:num_compute] += compute_slopes.T @ (weight_compute * off_compute)
+        curvature[:num_without_link, :num_without_link] += _gram(compute_slopes, weight_compute)
+        gradient[:num_without_link] += compute_slopes.T @ (weight_compute * off_compute)
         move = np.linalg.solve(curvature, gradient)
         if is_plain:
-            move *= min(1.0, _LARGEST_MOVE / max(1e-12, float(np.abs(move[num_compute:]).max(initial=0.0))))
+            move *= min(1.0, _LARGEST_MOVE / max(1e-12, float(np.abs(move[num_without_link:]).max(initial=0.0))))
         coefficients = coefficients + move
     return ClusterFit(frame=frame, level=level, coefficients=coefficients, covariance=np.linalg.inv(curvature), names=design.names)
 

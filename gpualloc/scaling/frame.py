@@ -10,9 +10,10 @@ import numpy as np
 from gpualloc.scaling.placement import Array, describe, spread_out
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.published_parameters import published_gradient_bytes
-from gpualloc.scaling.records import StepRow
+from gpualloc.scaling.records import StepQuery, StepRow
 
 _LINK_CENTRES, _JOB_LINK_CENTRES, _BATCH_CENTRES = 30, 10, 8
+_INPUT_BOUND = 0.9  # loading over step from which on the step says little of the rest: the rate in training differs from that alone
 _LARGEST_FLOOR_RATIO = 3.0  # of its logarithm, either way: beyond, one of the two is not seen
 
 
@@ -28,6 +29,11 @@ class JobFrame:
     own_sync: float  # log of a single GPU's synchronisation, less the mean of the cluster's jobs
     log_floor_ratio: float  # log of the launch floor over the arithmetic at the middle batch, by a line over the batches
     log_gradient_bytes: float | None  # less the mean of the cluster's jobs
+    input_rates: tuple[tuple[float, float], ...]  # (log2 size, median samples per second that the loaders of a node deliver)
+
+    def input_samples_per_s(self, size: float) -> float | None:
+        """What the rows of the nearest size say that the loaders of a node deliver; None: no row says it."""
+        return min(self.input_rates, key=lambda known: abs(known[0] - np.log2(size)))[1] if self.input_rates else None
 
     @property
     def log_batch_low(self) -> float:
@@ -73,20 +79,23 @@ def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
     """The frame of one cluster's rows."""
     names = sorted({row.model for row in rows})
     of_job = {name: [row for row in rows if row.model == name] for name in names}
-    fixed = _centred([_log_fixed_time(of_job[name], priors) for name in names])
+    telling = {name: [row for row in of_job[name] if not is_input_bound(row)] or of_job[name] for name in names}
+    fixed = _centred([_log_fixed_time(telling[name], priors) for name in names])
     sync = _centred([_log_own_sync(of_job[name]) for name in names])
     gradients = [next((row.gradient_bytes for row in of_job[name] if row.gradient_bytes), published_gradient_bytes(name)) for name in names]
     log_bytes = _centred([None if value is None else float(np.log(value)) for value in gradients])
+    log_batches = {name: tuple(sorted({float(np.log2(row.per_device_batch_size)) for row in of_job[name]})) for name in names}
     jobs = tuple(
         JobFrame(
             name=name,
-            log_batches=tuple(sorted({float(np.log2(row.per_device_batch_size)) for row in of_job[name]})),
+            log_batches=log_batches[name],
             log_sizes=tuple(sorted({float(np.log2(row.size())) for row in of_job[name]})),
             precisions=tuple(sorted({row.precision for row in of_job[name]}, key=str)),
             fixed_time=fixed[i],
             own_sync=sync[i],
-            log_floor_ratio=_log_floor_ratio(of_job[name]),
+            log_floor_ratio=_log_floor_ratio(telling[name], float(np.mean(log_batches[name]))),
             log_gradient_bytes=log_bytes[i] if gradients[i] is not None else None,
+            input_rates=_input_rates(of_job[name]),
         )
         for i, name in enumerate(names)
     )
@@ -103,7 +112,7 @@ def make_frame(rows: Sequence[StepRow], priors: Priors) -> Frame:
         centres=centres,
         job_centres=job_centres,
         has_rehearsed=any(row.source == "rehearsed" for row in rows),
-        bytes_shares=_bytes_shares(rows, dict(zip(names, gradients, strict=True)), priors),
+        bytes_shares=_bytes_shares([row for name in names for row in telling[name]], dict(zip(names, gradients, strict=True)), priors),
     )
 
 
@@ -151,18 +160,17 @@ def _log_fixed_time(rows: Sequence[StepRow], priors: Priors) -> float:
     return float(np.log(shortest) + np.log(max(_line(used)[0], priors.fixed_share_floor * shortest))) / 2
 
 
-def _log_floor_ratio(rows: Sequence[StepRow]) -> float:
-    """Of the rows at the smallest size in the first precision; 0 where they have one batch, which says nothing of it."""
+def _log_floor_ratio(rows: Sequence[StepRow], log_batch_middle: float) -> float:
+    """At that batch, of the rows at the smallest size in the first precision; 0 where they have one batch, which says nothing of it."""
     size, precision = min(row.size() for row in rows), min((row.precision for row in rows), key=str)
     alike = [row for row in rows if row.size() == size and row.precision == precision]
     alone = [row for row in alike if row.num_gpus == 1]
     used = alone if len({row.per_device_batch_size for row in alone}) >= 2 else alike
     if len({row.per_device_batch_size for row in used}) < 2:
         return 0.0
-    middle = float(np.exp2(np.mean(np.log2(sorted({row.per_device_batch_size for row in rows})))))
     floor_s, sample_s = _line(used)
     limit = np.exp(_LARGEST_FLOOR_RATIO)
-    return float(np.log(np.clip(floor_s / max(sample_s * middle, 1e-12), 1 / limit, limit)))
+    return float(np.log(np.clip(floor_s / max(sample_s * 2**log_batch_middle, 1e-12), 1 / limit, limit)))
 
 
 def _line(rows: Sequence[StepRow]) -> tuple[float, float]:
@@ -173,6 +181,25 @@ def _line(rows: Sequence[StepRow]) -> tuple[float, float]:
     batches = np.array([row.per_device_batch_size for row in rows], dtype=float)
     (floor_s, sample_s), _ = nnls(np.stack([1 / times, batches / times], 1), np.ones(len(times)))
     return float(floor_s), float(sample_s)
+
+
+def _input_rates(rows: Sequence[StepRow]) -> tuple[tuple[float, float], ...]:
+    rates: dict[float, list[float]] = {}
+    for row in rows:
+        if row.input_samples_per_s is not None:
+            rates.setdefault(float(np.log2(row.size())), []).append(row.input_samples_per_s)
+    return tuple((size, float(np.median(rates[size]))) for size in sorted(rates))
+
+
+def input_time_s(query: StepQuery, samples_per_s: float | None) -> float | None:
+    """Seconds that the loaders of the fullest node need for the batches of its GPUs; None where their rate is not known."""
+    return None if samples_per_s is None else query.per_device_batch_size * query.fullest_node() / samples_per_s
+
+
+def is_input_bound(row: StepRow) -> bool:
+    """Whether the step took about as long as its loading, so that it tells little of the rest."""
+    loading_s = input_time_s(row, row.input_samples_per_s)
+    return loading_s is not None and loading_s > _INPUT_BOUND * row.step_time_s
 
 
 def compute_time_s(row: StepRow) -> float:

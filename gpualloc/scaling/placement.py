@@ -34,11 +34,10 @@ def describe(queries: Sequence[StepQuery]) -> Placements:
     nodes = np.array([query.num_nodes for query in queries], dtype=float)
     gpus = np.array([query.num_gpus for query in queries], dtype=float)
     counts = [query.node_counts() or ((1,) * query.num_nodes if query.num_gpus == query.num_nodes else None) for query in queries]
-    fullest = [max(c) if c else -(-query.num_gpus // query.num_nodes) for c, query in zip(counts, queries, strict=True)]
     return Placements(
         log_nodes=np.log2(nodes),
         log_mean=np.log2(gpus / nodes),
-        log_max=np.log2(np.array(fullest, dtype=float)),
+        log_max=np.log2(np.array([query.fullest_node() for query in queries], dtype=float)),
         is_multi=(gpus > 1) * 1.0,
         is_inside=((nodes == 1) & (gpus > 1)) * 1.0,
         is_across=(nodes > 1) * 1.0,

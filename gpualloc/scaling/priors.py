@@ -25,6 +25,8 @@ class Priors:
     # contention
     shared_contention: float = 0.4  # step from one GPU to several, and per doubling of the GPUs of a node, in all jobs
     contention: float = 0.04  # departures from that: of one job, over nodes, and with the batch
+    # input_time
+    input_rate: float = 0.15  # the loaders' rate in training, where they share cores with it, from that measured alone
     # link_time
     link_level: float = 2.0
     link_slope: float = 0.6  # per doubling of nodes or of the GPUs of a node

@@ -26,10 +26,16 @@ class StepQuery:
     sequence_length: int | None = None
     precision: str | None = None
     gradient_bytes: float | None = None  # that a step averages over the ranks
+    input_samples_per_s: float | None = None  # that the loaders of one node deliver to all of its GPUs where nothing else is waited for
 
     def node_counts(self) -> tuple[int, ...] | None:
         """GPUs on each node; None where the placement is unknown or does not add up to num_gpus on num_nodes."""
         return _node_counts(self.placement, self.num_nodes, self.num_gpus) if self.placement else None
+
+    def fullest_node(self) -> int:
+        """GPUs of the node that has most of them; the ceiling of the average where the placement is unknown."""
+        counts = self.node_counts()
+        return max(counts) if counts else -(-self.num_gpus // self.num_nodes)
 
     def size(self) -> float:
         """Pixels of an image or tokens of a sequence; 1 where neither is given."""

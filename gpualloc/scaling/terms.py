@@ -1,12 +1,14 @@
 """The step-time equation, one named function per term.
 
-    step    = (compute^gamma + link^gamma)^(1/gamma)                                         overlapped_time
+    step    = (rest^16 + input_time(job, batch, GPUs of a node)^16)^(1/16)                   overlapped_time
+    rest    = (compute^gamma + link^gamma)^(1/gamma)
     compute = (launch_floor(job) + arithmetic(job, batch, size, precision))
               * exp(single_gpu_curve(job, batch, size) + contention(job, GPUs of a node, nodes, batch))
     log link = link_time(placement) + gradient_load(job, placement)
 
 The floor is what a step takes however small its batch: kernel launches and the optimiser. The curve is what the measured single-GPU times
-depart from floor and arithmetic. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
+depart from floor and arithmetic. The input is the loaders' time where their rate is known; they work ahead, so that the slower of both sets
+the step. `link_time` is the cluster's, learned from all of its jobs. The overlap by a gamma-norm is that of Pollux
 (Qiao et al., OSDI 2021, equation 11); Pollux's own compute and link terms are lines in the batch and in the number of GPUs.
 
 Every term is a sum of columns times unknown coefficients. Each has a prior: mean, standard deviation, and whether its tails are heavy.
@@ -14,18 +16,25 @@ Every term is a sum of columns times unknown coefficients. Each has a prior: mea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from gpualloc.scaling.frame import Frame, JobFrame
+from gpualloc.scaling.frame import Frame, JobFrame, input_time_s
 from gpualloc.scaling.placement import Array, Placements, describe, smooth_basis
 from gpualloc.scaling.priors import Priors
 from gpualloc.scaling.records import StepQuery, StepRow
 
-Part = Literal["floor", "arithmetic", "compute", "link", "overlap", "total"]
+Part = Literal["floor", "arithmetic", "scale", "curve", "contention", "input", "link", "overlap", "total"]
+
+
+# Of input and the rest: the larger of two that vary. With 8 readers, two batches ahead each, whose batches' times vary by 20 %, a simulated
+# step as long as its loading takes 4 to 6 % longer than either, with one reader 2 %, here 4.4 %. A power of two, so that without input the
+# rest comes out to the bit.
+INPUT_GAMMA = 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +59,10 @@ class Rows:
     log_batch: Array
     log_size: Array
     relative_batch: Array  # -1 at the job's smallest measured batch, 1 at its largest
+    log_input: Array  # natural, of the seconds that the loaders of the fullest node need; -inf where their rate is not known
 
 
-def overlapped_time(log_compute: Array, log_link: Array, gamma: Array) -> Array:
+def overlapped_time(log_compute: Array, log_link: Array, gamma: Array | float) -> Array:
     """log of the gamma-norm of computing and communicating: gamma 1 adds them, a large gamma hides the shorter (OSDI 2021, equation 11)."""
     return np.asarray(np.logaddexp(gamma * log_compute, gamma * log_link) / gamma)
 
@@ -72,7 +82,13 @@ def read_rows(queries: Sequence[StepQuery], frame: Frame) -> Rows:
         log_batch=log_batch,
         log_size=np.log2(np.array([query.size() for query in queries])),
         relative_batch=np.where(high > low, relative, -1.0),
+        log_input=np.array([_log_input(query, frame.jobs[i] if i >= 0 else None) for query, i in zip(queries, job, strict=True)]),
     )
+
+
+def _log_input(query: StepQuery, job: JobFrame | None) -> float:
+    time_s = input_time_s(query, query.input_samples_per_s or (job.input_samples_per_s(query.size()) if job else None))
+    return -math.inf if time_s is None else math.log(time_s)
 
 
 def launch_floor(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
@@ -84,12 +100,18 @@ def launch_floor(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
 
 
 def arithmetic(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
-    """Each job's arithmetic, by prior in proportion to the batch: slopes per doubling of batch, pixels or tokens, and the precision."""
+    """Each job's arithmetic, by prior in proportion to the batch: slopes per doubling of batch, pixels or tokens, and the precision.
+
+    Its level scales the floor, too, which is told as a ratio. By prior all jobs take the mean step.
+    """
     columns = []
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
         batch = is_job * (rows.log_batch - job.log_batch_middle)
-        columns.append(_column("arithmetic", f"{job.name} batch slope", batch, priors.batch_slope, mean=float(np.log(2))))
+        columns += [
+            _column("scale", f"{job.name} level", is_job, 5.0, mean=-float(np.log1p(np.exp(job.log_floor_ratio)))),
+            _column("arithmetic", f"{job.name} batch slope", batch, priors.batch_slope, mean=float(np.log(2))),
+        ]
         if job.log_sizes[0] != job.log_sizes[-1]:
             size = is_job * (rows.log_size - job.log_sizes[0])
             columns.append(_column("arithmetic", f"{job.name} size slope", size, priors.size_slope))
@@ -100,24 +122,23 @@ def arithmetic(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
 
 
 def single_gpu_curve(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
-    """Each job's level, and how measured single-GPU times depart from floor and arithmetic: a bend, a jump at each batch measured."""
+    """How each job's measured single-GPU times depart from floor and arithmetic: a smooth bend, a jump at each batch measured."""
     columns = []
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
         columns += [
-            _column("compute", f"{job.name} level", is_job, 5.0, mean=-float(np.log1p(np.exp(job.log_floor_ratio)))),
             _block(
-                "compute",
+                "curve",
                 f"{job.name} batch bend",
                 is_job,
                 smooth_basis(rows.log_batch[:, None], job.batch_centres(), 1.5),
                 priors.batch_bend,
             ),
-            _block("compute", f"{job.name} batch jump", is_job, _same(rows.log_batch, job.log_batches), priors.batch_jump),
+            _block("curve", f"{job.name} batch jump", is_job, _same(rows.log_batch, job.log_batches), priors.batch_jump),
         ]
         if job.log_sizes[0] != job.log_sizes[-1]:
             bends = smooth_basis(rows.log_size[:, None], np.array(job.log_sizes)[:, None], 1.5)
-            columns.append(_block("compute", f"{job.name} size bend", is_job, bends, priors.batch_bend))
+            columns.append(_block("curve", f"{job.name} size bend", is_job, bends, priors.batch_bend))
     return columns
 
 
@@ -126,22 +147,32 @@ def contention(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
     places = rows.places
     batch = rows.relative_batch
     columns = [
-        _column("compute", "several GPUs", places.is_multi, priors.shared_contention),
-        _column("compute", "GPUs of a node", places.log_max, priors.shared_contention),
-        _column("compute", "nodes", places.log_nodes, priors.contention),
-        _column("compute", "several GPUs, batch", places.is_multi * batch, priors.contention),
-        _column("compute", "GPUs of a node, batch", places.log_max * batch, priors.contention),
+        _column("contention", "several GPUs", places.is_multi, priors.shared_contention),
+        _column("contention", "GPUs of a node", places.log_max, priors.shared_contention),
+        _column("contention", "nodes", places.log_nodes, priors.contention),
+        _column("contention", "several GPUs, batch", places.is_multi * batch, priors.contention),
+        _column("contention", "GPUs of a node, batch", places.log_max * batch, priors.contention),
     ]
     for number, job in enumerate(frame.jobs):
         is_job = (rows.job == number) * 1.0
         columns += [
-            _column("compute", f"{job.name} several GPUs", is_job * places.is_multi, priors.contention, heavy=True),
-            _column("compute", f"{job.name} GPUs of a node", is_job * places.log_max, priors.contention, heavy=True),
-            _column("compute", f"{job.name} nodes", is_job * places.log_nodes, priors.contention, heavy=True),
-            _column("compute", f"{job.name} several, batch", is_job * places.is_multi * batch, priors.contention, heavy=True),
-            _column("compute", f"{job.name} node, batch", is_job * places.log_max * batch, priors.contention, heavy=True),
+            _column("contention", f"{job.name} several GPUs", is_job * places.is_multi, priors.contention, heavy=True),
+            _column("contention", f"{job.name} GPUs of a node", is_job * places.log_max, priors.contention, heavy=True),
+            _column("contention", f"{job.name} nodes", is_job * places.log_nodes, priors.contention, heavy=True),
+            _column("contention", f"{job.name} several, batch", is_job * places.is_multi * batch, priors.contention, heavy=True),
+            _column("contention", f"{job.name} node, batch", is_job * places.log_max * batch, priors.contention, heavy=True),
         ]
     return columns
+
+
+def input_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
+    """How much longer a job's loaders need in training than their rate, measured alone, says."""
+    has_input = np.isfinite(rows.log_input) * 1.0
+    return [
+        _column("input", f"{job.name} input", (rows.job == number) * has_input, priors.input_rate)
+        for number, job in enumerate(frame.jobs)
+        if job.input_rates
+    ]
 
 
 def link_time(rows: Rows, frame: Frame, priors: Priors) -> list[Columns]:
@@ -223,6 +254,7 @@ TERMS: tuple[Callable[[Rows, Frame, Priors], list[Columns]], ...] = (
     arithmetic,
     single_gpu_curve,
     contention,
+    input_time,
     link_time,
     gradient_load,
     overlap,

@@ -10,6 +10,7 @@ import numpy as np
 from gpualloc.errors import UsageError
 from gpualloc.profiling.peaks import find_memory_gb_s
 from gpualloc.scaling.fit import ClusterFit
+from gpualloc.scaling.frame import is_input_bound
 from gpualloc.scaling.records import StepRow
 
 _MIN_LINKED_ROWS = 12  # on several GPUs: below, a job's own coefficients say little
@@ -83,7 +84,7 @@ def carried_rows(cluster: str, job: str, rows: Sequence[StepRow]) -> tuple[list[
 def _single(rows: Sequence[StepRow], cluster: str) -> dict[str, dict[tuple[object, ...], StepRow]]:
     found: dict[str, dict[tuple[object, ...], StepRow]] = {}
     for row in rows:
-        if row.cluster == cluster and row.num_gpus == 1:
+        if row.cluster == cluster and row.num_gpus == 1 and not is_input_bound(row):
             found.setdefault(row.model, {})[row.per_device_batch_size, row.size(), row.precision] = row
     return found
 
