@@ -101,7 +101,20 @@ def fit(
 
 
 @app.command("predict")
-def predict(model: ModelFile, csv: Queries, like: Like = None, as_json: Json = False) -> None:
+def predict(
+    model: ModelFile,
+    csv: Queries,
+    like: Like = None,
+    terms: Annotated[
+        bool,
+        typer.Option(
+            "--terms",
+            help="What a step is made of: launch floor, arithmetic, contention, exposed communication, waiting for input, and what "
+            "measurements correct; they add up. Hidden communication stands apart.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Forecast one step time for each query, in order, with a 90 % interval, or say what to measure first.
 
     Exit code 3 where every query was refused.
@@ -109,6 +122,7 @@ def predict(model: ModelFile, csv: Queries, like: Like = None, as_json: Json = F
     \b
     Examples:
       gpualloc forecast predict --model model.json --csv queries.csv
+      gpualloc forecast predict --model model.json --csv queries.csv --terms
       gpualloc forecast predict --model model.json --csv queries.csv --json
       gpualloc forecast predict --model model.json --csv queries.csv --like l4=t4:1.9:1
     """
@@ -119,9 +133,9 @@ def predict(model: ModelFile, csv: Queries, like: Like = None, as_json: Json = F
     if as_json:
         from gpualloc.cli.tables import print_json
 
-        print_json([_forecast_json(forecast) for forecast in forecasts])
+        print_json([_forecast_json(forecast, has_terms=terms) for forecast in forecasts])
     else:
-        _print_forecasts(forecasts)
+        _print_forecasts(forecasts, has_terms=terms)
     if all(forecast.kind == "refused" for forecast in forecasts):
         raise typer.Exit(3)
 
@@ -224,10 +238,12 @@ def _summary(model: ScalingModel, out: Path) -> dict[str, Any]:
     return {"out": str(out), "num_rows": len(model.rows), "jobs": jobs}
 
 
-def _forecast_json(forecast: Forecast) -> dict[str, Any]:
+def _forecast_json(forecast: Forecast, *, has_terms: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
     data = asdict(forecast)
+    if not has_terms:
+        del data["terms"]
     return {**data.pop("query"), **data}
 
 
@@ -238,14 +254,26 @@ def _suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     return {**data.pop("query"), **data}
 
 
-def _print_forecasts(forecasts: Sequence[Forecast]) -> None:
+_TERMS = {
+    "launch_floor_s": "floor",
+    "arithmetic_s": "arithmetic",
+    "contention_s": "contention",
+    "exposed_comm_s": "exposed comm",
+    "input_wait_s": "input wait",
+    "correction_s": "correction",
+    "hidden_comm_s": "hidden comm",
+}
+
+
+def _print_forecasts(forecasts: Sequence[Forecast], *, has_terms: bool) -> None:
     from rich.text import Text
 
     from gpualloc.cli.tables import output_console, printable, text_table
 
     console = output_console()
-    right = ("step ms", "90 % interval")
-    table = text_table("cluster", "query", *right, "kind", right=right, fixed=("kind",))
+    right = ("step ms", *_TERMS.values()) if has_terms else ("step ms", "90 % interval")
+    left = () if has_terms else ("kind",)
+    table = text_table("cluster", "query", *right, *left, right=right, fixed=left)
     refusals: dict[str, int] = {}
     for forecast in forecasts:
         step, interval = "-", "-"
@@ -254,7 +282,9 @@ def _print_forecasts(forecasts: Sequence[Forecast]) -> None:
             interval = f"{forecast.low_s * 1e3:.2f}-{forecast.high_s * 1e3:.2f}"
         elif forecast.reason:
             refusals[forecast.reason] = refusals.get(forecast.reason, 0) + 1
-        table.add_row(printable(forecast.query.cluster), printable(forecast.query.label()), step, interval, forecast.kind)
+        parts = [f"{getattr(forecast.terms, name) * 1e3:.2f}" if forecast.terms else "-" for name in _TERMS]
+        cells = parts if has_terms else [interval, forecast.kind]
+        table.add_row(printable(forecast.query.cluster), printable(forecast.query.label()), step, *cells)
     console.print(table)
     for reason, count in refusals.items():
         console.print(Text(printable(f"{count} refused: {reason}"), style="yellow"), soft_wrap=True)

@@ -15,7 +15,7 @@ from gpualloc.scaling.terms import INPUT_GAMMA, TERMS, Columns, Part, Rows, over
 
 _PARTS: tuple[Part, ...] = ("floor", "arithmetic", "scale", "curve", "contention", "input", "link", "overlap", "total")
 _WITHOUT_LINK = _PARTS[:6]  # computing and input
-_NO_LINK = -60.0  # log of a link time that is nothing
+NO_LINK = -60.0  # log of a link time that is nothing
 _BATCHES_OF_FULL_JOB = 5  # of those measured in more: the curve of a job over batches is smooth
 # Chosen by benchmarks/compare_forecast.py on 2026-11-27: with 40 robust steps the error from one GPU's rows is 13.5 % instead of 12.7 %.
 _PLAIN_STEPS, _ROBUST_STEPS = 5, 5
@@ -32,7 +32,8 @@ class StepTimes:
     compute: Array  # with contention
     link: Array
     rest: Array  # computing and link
-    step: Array  # with input
+    loaded: Array  # with input
+    step: Array  # with the bias of rehearsals
     slopes: Array  # of the step, [rows, coefficients]
     link_share: Array  # of the link in the step
     input_share: Array
@@ -66,20 +67,22 @@ class Design:
         alone = np.logaddexp(floor, arithmetic)
         floor_share = np.exp(floor - alone)
         compute = alone + log["curve"] + log["contention"]
-        link = np.where(self.is_multi > 0, level + log["link"], _NO_LINK)
+        link = np.where(self.is_multi > 0, level + log["link"], NO_LINK)
         gamma = np.exp(log["overlap"])
         rest = overlapped_time(compute, link, gamma)
         link_share = np.exp(np.minimum(gamma * (link - rest), 0.0))
         by_log_gamma = (1 - link_share) * compute + link_share * link - rest
         loading = self.log_input + log["input"]
-        step, without_link = (overlapped_time(part, loading, INPUT_GAMMA) for part in (rest, compute))
-        input_share, input_share_without_link = (np.exp(np.minimum(INPUT_GAMMA * (loading - whole), 0.0)) for whole in (step, without_link))
+        loaded, without_link = (overlapped_time(part, loading, INPUT_GAMMA) for part in (rest, compute))
+        input_share, input_share_without_link = (
+            np.exp(np.minimum(INPUT_GAMMA * (loading - whole), 0.0)) for whole in (loaded, without_link)
+        )
 
         def slopes(by_compute: Array, by_input: Array) -> list[Array]:
             factors = (by_compute * floor_share, by_compute * (1 - floor_share), by_compute, by_compute, by_compute, by_input)
             return [self.parts[part] * factor[:, None] for part, factor in zip(_WITHOUT_LINK, factors, strict=True)]
 
-        factors = {"link": (1 - input_share) * link_share, "overlap": (1 - input_share) * by_log_gamma, "total": np.ones(len(step))}
+        factors = {"link": (1 - input_share) * link_share, "overlap": (1 - input_share) * by_log_gamma, "total": np.ones(len(loaded))}
         others = [self.parts[part] * factors[part][:, None] for part in _PARTS[len(_WITHOUT_LINK) :]]
         return StepTimes(
             floor=floor,
@@ -88,7 +91,8 @@ class Design:
             compute=compute,
             link=link,
             rest=rest,
-            step=step + log["total"],
+            loaded=loaded,
+            step=loaded + log["total"],
             slopes=np.concatenate([*slopes((1 - input_share) * (1 - link_share), input_share), *others], 1),
             link_share=factors["link"],
             input_share=input_share,

@@ -10,10 +10,10 @@ import numpy as np
 
 from gpualloc.errors import UsageError
 from gpualloc.scaling.evidence import MIN_ROWS, Evidence
-from gpualloc.scaling.fit import ClusterFit, fit_cluster, make_design
+from gpualloc.scaling.fit import NO_LINK, ClusterFit, StepTimes, fit_cluster, make_design
 from gpualloc.scaling.placement import ALONE, Array
 from gpualloc.scaling.priors import Priors
-from gpualloc.scaling.records import Forecast, StepQuery, StepRow, Suggestion
+from gpualloc.scaling.records import Forecast, StepQuery, StepRow, StepTerms, Suggestion
 from gpualloc.scaling.residuals import Residuals, fit_residuals
 from gpualloc.scaling.transfer import carried_rows, published_ratio, scaled_fit, travelling_means
 
@@ -99,13 +99,22 @@ class ScalingModel:
             asked = [i for i, query in enumerate(queries) if query.cluster == cluster and forecasts[i] is None]
             distinct = {queries[i]: None for i in asked}
             place = {query: number for number, query in enumerate(distinct)}
-            step, variance = (values[[place[queries[i]] for i in asked]] for values in self.log_steps(list(distinct), cluster))
+            step, variance, times = self.log_steps(list(distinct), cluster)
             half = self.priors.interval_quantile * np.sqrt(variance)
-            for i, middle, width in zip(asked, step, half, strict=True):
-                low, centre, high = (float(value) for value in np.exp([middle - width, middle, middle + width]))
+            answers = list(zip(np.exp([step - half, step, step + half]).T.tolist(), _terms(times, step), strict=True))
+            for i in asked:
+                (low, centre, high), terms = answers[place[queries[i]]]
                 kind, reason = verdicts[i]
-                basis = self._basis(queries[i])
-                forecasts[i] = Forecast(query=queries[i], step_time_s=centre, low_s=low, high_s=high, kind=kind, reason=reason, basis=basis)
+                forecasts[i] = Forecast(
+                    query=queries[i],
+                    step_time_s=centre,
+                    low_s=low,
+                    high_s=high,
+                    kind=kind,
+                    reason=reason,
+                    basis=self._basis(queries[i], terms),
+                    terms=terms,
+                )
         return [forecast for forecast in forecasts if forecast is not None]
 
     def suggest_next(self, queries: Sequence[StepQuery]) -> list[Suggestion]:
@@ -167,8 +176,8 @@ class ScalingModel:
             )
         return self._evidence[cluster, job]
 
-    def log_steps(self, queries: Sequence[StepQuery], cluster: str) -> tuple[Array, Array]:
-        """(log step time, its variance) of queries whose cluster and jobs were fitted."""
+    def log_steps(self, queries: Sequence[StepQuery], cluster: str) -> tuple[Array, Array, StepTimes]:
+        """(log step time, its variance, the equation's parts of it) of queries whose cluster and jobs were fitted."""
         fitted, priors = self.clusters[cluster], self.priors
         design, rows = make_design(queries, fitted.fit.frame, priors)
         times = design.forward(fitted.fit.coefficients, fitted.fit.level)
@@ -188,16 +197,35 @@ class ScalingModel:
             variance[mine] += priors.interval_residual * extra
             if name in fitted.origins:
                 variance[mine] += fitted.origins[name].sd ** 2
-        return step, variance + priors.interval_noise**2
+        return step, variance + priors.interval_noise**2, times
 
-    def _basis(self, query: StepQuery) -> tuple[str, ...]:
+    def _basis(self, query: StepQuery, terms: StepTerms) -> tuple[str, ...]:
         evidence, fitted = self.evidence(query.cluster, query.model), self.clusters[query.cluster]
         origin = fitted.origins.get(query.model)
         where = f" on {origin.cluster}, carried over" if origin else ""
         told = f", {evidence.num_rehearsed} of them rehearsed" if evidence.num_rehearsed else ""
         others = ", ".join(evidence.other_jobs)
         links = (f"links of {query.cluster} from {others}",) if query.num_gpus > 1 and others else ()
-        return (f"{len(evidence.rows)} rows of {query.model}{where}{told}", *links)
+        bound = (f"bound by input: the loaders of a node do not keep up with {query.fullest_node()} GPUs",) if terms.is_input_bound else ()
+        return (f"{len(evidence.rows)} rows of {query.model}{where}{told}", *links, *bound)
+
+
+def _terms(times: StepTimes, log_step: Array) -> list[StepTerms]:
+    """The parts of the equation, and as correction what the curve and the residuals add to them."""
+    parts = (times.floor, times.arithmetic, times.alone, times.compute, times.rest, times.loaded, log_step)
+    floor, arithmetic, alone, compute, rest, loaded, step = map(np.exp, parts)
+    comm, exposed = np.where(times.link > NO_LINK, np.exp(times.link), 0.0), rest - compute
+    columns = {
+        "launch_floor_s": floor,
+        "arithmetic_s": arithmetic,
+        "contention_s": compute - alone,
+        "comm_s": comm,
+        "hidden_comm_s": comm - exposed,
+        "exposed_comm_s": exposed,
+        "input_wait_s": loaded - rest,
+        "correction_s": alone - floor - arithmetic + step - loaded,
+    }
+    return [StepTerms(**dict(zip(columns, row, strict=True))) for row in np.stack(list(columns.values()), 1).tolist()]
 
 
 def _with_residuals(fit: ClusterFit, rows: Sequence[StepRow], origins: dict[str, Origin], priors: Priors) -> FittedCluster:

@@ -62,6 +62,30 @@ class StepRow(StepQuery):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepTerms:
+    """The terms of a forecast step: all but `comm_s` and `hidden_comm_s` add up to its `step_time_s`."""
+
+    launch_floor_s: float  # what a step takes however small its batch: kernel launches and the optimiser
+    arithmetic_s: float
+    contention_s: float  # more than on one GPU without links: GPUs share a node's cores, memory and buses; negative where it is less
+    comm_s: float  # what communication takes, hidden or not
+    hidden_comm_s: float  # of it, behind computing
+    exposed_comm_s: float  # of it, waited for
+    input_wait_s: float  # for the loaders, beyond everything else
+    correction_s: float  # what measured steps depart from these terms
+
+    @property
+    def is_input_bound(self) -> bool:
+        """Whether loading takes longer than everything else, which makes a step at least 4 % longer."""
+        return self.input_wait_s > 0.04 * (self.step_time_s - self.input_wait_s)
+
+    @property
+    def step_time_s(self) -> float:
+        visible = (self.launch_floor_s, self.arithmetic_s, self.contention_s, self.exposed_comm_s, self.input_wait_s, self.correction_s)
+        return sum(visible)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """The answer to one query. A refusal has no numbers and says in `reason` what is missing and what to measure next."""
 
@@ -72,6 +96,7 @@ class Forecast:
     kind: Kind
     reason: str | None = None
     basis: tuple[str, ...] = ()  # what the number rests on, in words
+    terms: StepTerms | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
