@@ -148,6 +148,7 @@ class Measurement:
     asked_batch_size: int | None = None  # where it did not fit into memory and the case has a smaller one
     disturbances: tuple[str, ...] = ()  # why the figures are not to be trusted; () where undisturbed repeats were left
     notes: tuple[str, ...] = ()  # what a reader should know: repeats left out, a power cap, rounds that differ
+    input_samples_per_s: float | None = None  # that readers on all cores deliver without training; None where none read ahead
 
     @property
     def spread(self) -> float | None:

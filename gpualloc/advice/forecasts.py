@@ -17,7 +17,7 @@ from gpualloc.advice.records import Option, Source
 from gpualloc.findings import Interval
 from gpualloc.records import REHEARSAL, BenchCase, Measurement
 from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
-from gpualloc.scaling.store_rows import gradient_bytes
+from gpualloc.scaling.store_rows import gradient_bytes, input_samples_per_s
 from gpualloc.strategies import global_batch_size
 
 STRATEGIES = ("ddp", "fsdp", "hsdp")  # whose steps are computing and collectives over all ranks
@@ -178,6 +178,7 @@ def _step_rows(row: Measurement, evidence: Evidence, gpus_per_node: int) -> list
             **_described(each, evidence.device_name, gpus_per_node),
             step_time_s=row.step_time_s,
             sync_time_s=row.exposed_comm_s if case.world_size > 1 else None,
+            input_samples_per_s=input_samples_per_s(row, each),
             source="rehearsed" if case.is_rehearsed else "measured",
         )
         for each in as_cases

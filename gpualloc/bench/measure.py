@@ -6,6 +6,7 @@ what they got ready during the pause, so that every block waits for reading as a
     step_time      block of steps as they train, each from "next batch" to "optimiser has stepped"
     compute_time   block under no_sync, or over links that take no time where a rehearsed strategy has no such block; the training
                    state is put back afterwards, so the losses are those of a run without it
+    input_samples_per_s  batches taken from the readers as fast as they come, on all ranks at once, after the last block
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ from gpualloc.records import BenchCase
 from gpualloc.rehearsal import links_take_no_time
 from gpualloc.strategies.wrapped import Batch, Wrapped
 from gpualloc.workloads import count_prefetched_batches, make_optimizer, open_batches
+from gpualloc.workloads.batches import count_readers
+from gpualloc.workloads.images import count_cores
 
 _MAX_REPEATS_FACTOR = 4  # times the repeats asked for, where their interval is wide or some were disturbed
 _EXTRA_REPEATS_UNTIL_S = 10.0  # after the first timed step: a slow case is not made twice as long
 _MIN_COMPUTE_STEPS = 3
 _MAX_DECISION_STEPS = 200  # and while the hook still measures which plan is fastest, alike on every rank
+_INPUT_TIMED_S = 1.0  # and at least as long as the readers need for what they keep ready
 _MAX_SCALE_STEPS = 16  # further warm-up steps while GradScaler still lowers its scale: from 65536 to 1
 
 
@@ -176,7 +180,24 @@ def measure_rank(case: BenchCase, *, rank: int, device: torch.device, ci_target:
         mem_clock_mhz=clocks.mem_clock_mhz,
         disturbances=disturbances,
         notes=watch.notes(),
+        input_samples_per_s=_measure_input(case, data_case, batches, device),
     )
+
+
+def _measure_input(case: BenchCase, data_case: BenchCase, batches: Iterator[Batch], device: torch.device) -> float | None:
+    """This rank's part of what readers on all cores of the machine would deliver without training; None where none read ahead."""
+    num_ahead = count_prefetched_batches(data_case)
+    if num_ahead == 0:
+        return None
+    _wait_for_all(device)
+    for _ in range(num_ahead):
+        next(batches)
+    num_batches, begin_s = 0, time.perf_counter()
+    while num_batches < num_ahead or (num_batches < 4 * num_ahead and time.perf_counter() - begin_s < _INPUT_TIMED_S):
+        next(batches)
+        num_batches += 1
+    samples_per_s = num_batches * data_case.per_device_batch_size / (time.perf_counter() - begin_s)
+    return samples_per_s * max(1.0, count_cores() / (strategies.num_processes(case) * count_readers(data_case)))
 
 
 def _time_compute(trainer: Trainer, batches: Iterator[Batch], num_read_ahead: int) -> list[float]:

@@ -40,6 +40,7 @@ class RankReport:
     mem_clock_mhz: int | None = None
     disturbances: list[list[str]] = field(default_factory=list)  # [repeats], what this rank saw; empty where nobody looked
     notes: list[str] = field(default_factory=list)
+    input_samples_per_s: float | None = None  # its part of the machine's, as in gpualloc.records.Measurement
 
 
 @dataclass(frozen=True, kw_only=True)

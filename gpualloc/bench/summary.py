@@ -35,6 +35,7 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         compute_time_s = statistics.median(compute_times_s[index] for index in kept)
     ci_low_s, ci_high_s = median_interval(repeat_times_s) or (None, None)
     samples_per_s = global_batch_size(case) / step_time_s
+    input_rates = _known(report.input_samples_per_s for report in reports)
     return Measurement(
         case=case,
         status="ok",
@@ -57,6 +58,8 @@ def summarise(case: BenchCase, reports: Sequence[RankReport], *, backend: str | 
         environment=_with_clocks(environment, reports[0]),
         disturbances=disturbances,
         notes=notes,
+        # of a rehearsed node one rank of several read
+        input_samples_per_s=sum(input_rates) if len(input_rates) == len(reports) and not case.is_rehearsed else None,
     )
 
 

@@ -47,6 +47,13 @@ def gradient_bytes(case: BenchCase) -> int | None:
     return None if parameters is None else parameters * width
 
 
+def input_samples_per_s(row: Measurement, case: BenchCase) -> float | None:
+    """What the loaders of a node of `case` deliver of the batches that a step counts once; None for a rehearsed node's unknown cores."""
+    if row.input_samples_per_s is None or case.gpus_per_node is not None:
+        return None
+    return row.input_samples_per_s / case.grad_accum_steps  # a step takes so many of them
+
+
 def _is_usable(row: Measurement) -> bool:
     return row.status == "ok" and row.step_time_s is not None and not row.disturbances and row.case.ranks_per_gpu == 1
 
@@ -87,5 +94,6 @@ def _row(row: Measurement, case: BenchCase) -> StepRow:
         sequence_length=case.sequence_length,
         precision=case.precision,
         gradient_bytes=gradient_bytes(case),
+        input_samples_per_s=input_samples_per_s(row, case),
         source="rehearsed" if case.is_rehearsed else "measured",
     )

@@ -41,4 +41,9 @@ def reads_images(case: BenchCase) -> bool:
 
 def count_prefetched_batches(case: BenchCase) -> int:
     """Batches that readers may have ready after a pause: so many steps later a step waits for reading as it does in a long run."""
-    return _PREFETCH_FACTOR * (choose_num_workers(case) if reads_images(case) else case.num_workers or 0)
+    return _PREFETCH_FACTOR * count_readers(case)
+
+
+def count_readers(case: BenchCase) -> int:
+    """Processes of a rank that read batches ahead."""
+    return choose_num_workers(case) if reads_images(case) else case.num_workers or 0

@@ -141,6 +141,10 @@ def choose_num_workers(case: BenchCase) -> int:
         return case.num_workers
     if case.device == "cpu":
         return 0
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks_here = min(case.world_size, case.gpus_per_node or case.world_size)
-    return max(0, min(_MAX_WORKERS, num_cores // ranks_here - 1))
+    return max(0, min(_MAX_WORKERS, count_cores() // ranks_here - 1))
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from gpualloc.bench import measure
 from gpualloc.bench.measure import Trainer, measure_rank
 from gpualloc.bench.preparation import prepare_model
 from gpualloc.records import BenchCase
-from gpualloc.workloads import find_blocks, open_batches, unsupported_reason
+from gpualloc.workloads import find_blocks, open_batches, synthetic, unsupported_reason
 from tests.bench.cases import tiny_case
 from tests.ranks import run_ranks
 
@@ -191,6 +192,20 @@ def test_steps_that_use_up_what_readers_got_ready_are_as_many_as_it_takes(monkey
     case = replace(LLAMA, num_workers=2, grad_accum_steps=3, num_warmup_steps=0, num_steps=1, num_repeats=1)
     measure_rank(case, rank=0, device=CPU)
     assert len(steps) == 2 + 1  # four batches ahead are two steps of three
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_rate_of_readers_is_measured_alone_and_of_all_cores(monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
+    """A reader takes 0.1 s for a batch of 8 and training less, so that a step takes as long; of three cores one reads."""
+    real_get = synthetic._Pool.__getitem__
+    monkeypatch.setattr(synthetic._Pool, "__getitem__", lambda pool, number: (time.sleep(0.1), real_get(pool, number))[1])
+    monkeypatch.setattr(measure, "count_cores", lambda: 3)
+    report = measure_rank(replace(IMAGE, num_workers=num_workers, num_warmup_steps=0, num_steps=3), rank=0, device=CPU)
+    if num_workers == 0:
+        assert report.input_samples_per_s is None
+        return
+    assert 0.7 * 3 * 80 < (report.input_samples_per_s or 0) <= 3 * 80
+    assert sum(report.step_times_s[-1]) == pytest.approx(3 * 0.1, rel=0.3)
 
 
 def test_pinned_memory_and_blocking_copies_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

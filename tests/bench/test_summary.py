@@ -44,6 +44,14 @@ def test_a_step_is_as_long_as_its_slowest_rank() -> None:
     assert (measured.loss_start, measured.loss_end, measured.peak_memory_bytes) == (3.0, 2.0, 300)
 
 
+def test_readers_of_all_ranks_deliver_together_and_of_a_rehearsed_node_only_one_is_known() -> None:
+    ranks = [report(input_samples_per_s=100.0), report(input_samples_per_s=80.0)]
+    assert summarise(tiny_case(), ranks, backend="gloo", environment=None).input_samples_per_s == 180.0
+    assert summarise(tiny_case(), [ranks[0], report()], backend="gloo", environment=None).input_samples_per_s is None
+    rehearsed = tiny_case(gpus_per_node=2, link="nvlink4")
+    assert summarise(rehearsed, ranks[:1], backend=None, environment=None).input_samples_per_s is None
+
+
 def test_a_repeat_that_any_rank_saw_disturbed_is_left_out() -> None:
     seen = report(disturbances=[["power brake"], []], notes=["low limit"])
     measured = summarise(tiny_case(), [report(disturbances=[[], []]), seen], backend="gloo", environment=None)

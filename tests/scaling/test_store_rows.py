@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def test_one_gpu_is_the_baseline_of_every_hook_and_halved_gradients_are_half_the
     assert set(found) == {(f"mobilenet_v2 ddp/{hook}", count) for hook in ("none", "torch_fp16") for count in (1, 2)}
     assert found["mobilenet_v2 ddp/none", 1] == found["mobilenet_v2 ddp/none", 2] == 4 * 3_504_872
     assert found["mobilenet_v2 ddp/torch_fp16", 1] == 2 * 3_504_872
+
+
+def test_the_rate_of_readers_is_the_nodes_in_batches_of_a_step_and_unknown_on_a_rehearsed_node() -> None:
+    real, rehearsed = (dataclasses.replace(made(grad_accum_steps=2, **links), input_samples_per_s=600.0) for links in ({}, FAST))
+    assert [row.input_samples_per_s for row in rows_of_measurements([real, rehearsed, made()])[0]] == [300.0, None, None]
 
 
 def test_several_ranks_on_a_card_are_left_out() -> None:
