@@ -17,6 +17,7 @@ from gpualloc.advice.records import Option, Source
 from gpualloc.findings import Interval
 from gpualloc.records import REHEARSAL, BenchCase, Measurement
 from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
+from gpualloc.scaling.records import BOUND_BY_INPUT
 from gpualloc.scaling.store_rows import gradient_bytes, input_samples_per_s
 from gpualloc.strategies import global_batch_size
 
@@ -91,10 +92,18 @@ def forecast_options(
                 efficiency=efficiency,
                 forecast_kind=forecast.kind,
                 basis=forecast.basis,
-                note=forecast.reason if step is None else None if base is not None else "one GPU in this setting was not measured",
+                note=forecast.reason
+                if step is None
+                else _limit(forecast)
+                if base is not None
+                else "one GPU in this setting was not measured",
             )
         )
     return options
+
+
+def _limit(forecast: StepForecast) -> str | None:
+    return next((words for words in forecast.basis if words.startswith(BOUND_BY_INPUT)), None)
 
 
 def forecast_points(

@@ -44,7 +44,7 @@ class Option:
     cost_per_million_samples: Interval | None = None
     forecast_kind: str | None = None  # "interpolates", "extrapolates" or "refused"
     basis: tuple[str, ...] = ()  # what a forecast rests on
-    note: str | None = None  # out of memory, failed, not enough evidence
+    note: str | None = None  # out of memory, failed, not enough evidence; what bounds a forecast
     is_chosen: bool = False
     why: str = ""  # it was chosen, or was not
 

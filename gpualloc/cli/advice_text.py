@@ -113,8 +113,8 @@ def _print_options(advice: Advice, console: Console) -> None:
         console.print(line, soft_wrap=True)
     if len(shown) < len(advice.options):
         console.print(Text(f"{len(advice.options) - len(shown)} options more: see them with --json", style="dim"))
-    refusals = {option.note: option for option in reversed(shown) if option.forecast_kind == "refused" and option.note}
-    for note, option in reversed(refusals.items()):
+    limits = {option.note: option for option in reversed(shown) if option.source == "forecast" and option.note}  # of refusals, too
+    for note, option in reversed(limits.items()):
         _paragraph(f"{gpus_text(option)}: {note}", console, style="yellow")
 
 

@@ -29,6 +29,7 @@ Like = Annotated[
         "GPUs as their published memory bandwidths, where both names begin with that of a GPU.",
     ),
 ]
+_SHOWN_S = 5e-6  # less rounds to 0.00 ms
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -135,7 +136,10 @@ def predict(
 
         print_json([_forecast_json(forecast, has_terms=terms) for forecast in forecasts])
     else:
-        _print_forecasts(forecasts, has_terms=terms)
+        _print_forecasts(forecasts)
+        if terms:
+            print()
+            _print_terms(forecasts)
     if all(forecast.kind == "refused" for forecast in forecasts):
         raise typer.Exit(3)
 
@@ -255,25 +259,53 @@ def _suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
 
 
 _TERMS = {
-    "launch_floor_s": "floor",
-    "arithmetic_s": "arithmetic",
-    "contention_s": "contention",
-    "exposed_comm_s": "exposed comm",
-    "input_wait_s": "input wait",
-    "correction_s": "correction",
-    "hidden_comm_s": "hidden comm",
+    "launch_floor_s": ("floor", 15),  # header, importance
+    "arithmetic_s": ("arithmetic", 16),
+    "contention_s": ("contention", 12),
+    "exposed_comm_s": ("exposed comm", 14),
+    "input_wait_s": ("input wait", 13),
+    "correction_s": ("correction", 11),
+    "hidden_comm_s": ("hidden comm", 2),
 }
 
 
-def _print_forecasts(forecasts: Sequence[Forecast], *, has_terms: bool) -> None:
+def _print_terms(forecasts: Sequence[Forecast]) -> None:
+    from gpualloc.cli.columns import Column, Row, table_lines
+    from gpualloc.cli.tables import output_console, printable
+
+    def text(seconds: float | None) -> str:
+        return "-" if seconds is None or abs(seconds) < _SHOWN_S else f"{seconds * 1e3:.2f}"
+
+    parts = [Column(header, importance) for header, importance in _TERMS.values()]
+    columns = (Column("cluster", 1, is_left=True), Column("query", 20, is_left=True), Column("step ms", 19), *parts)
+    rows = [
+        Row(
+            (
+                printable(each.query.cluster),
+                printable(each.query.label()),
+                text(each.step_time_s),
+                *(text(value) for value in _values(each)),
+            )
+        )
+        for each in forecasts
+    ]
+    console = output_console()
+    for line in table_lines(columns, rows, console.width):
+        console.print(line, soft_wrap=True)
+
+
+def _values(forecast: Forecast) -> list[float | None]:
+    return [None if forecast.terms is None else getattr(forecast.terms, name) for name in _TERMS]
+
+
+def _print_forecasts(forecasts: Sequence[Forecast]) -> None:
     from rich.text import Text
 
     from gpualloc.cli.tables import output_console, printable, text_table
 
     console = output_console()
-    right = ("step ms", *_TERMS.values()) if has_terms else ("step ms", "90 % interval")
-    left = () if has_terms else ("kind",)
-    table = text_table("cluster", "query", *right, *left, right=right, fixed=left)
+    right = ("step ms", "90 % interval")
+    table = text_table("cluster", "query", *right, "kind", right=right, fixed=("kind",))
     refusals: dict[str, int] = {}
     for forecast in forecasts:
         step, interval = "-", "-"
@@ -282,9 +314,7 @@ def _print_forecasts(forecasts: Sequence[Forecast], *, has_terms: bool) -> None:
             interval = f"{forecast.low_s * 1e3:.2f}-{forecast.high_s * 1e3:.2f}"
         elif forecast.reason:
             refusals[forecast.reason] = refusals.get(forecast.reason, 0) + 1
-        parts = [f"{getattr(forecast.terms, name) * 1e3:.2f}" if forecast.terms else "-" for name in _TERMS]
-        cells = parts if has_terms else [interval, forecast.kind]
-        table.add_row(printable(forecast.query.cluster), printable(forecast.query.label()), step, *cells)
+        table.add_row(printable(forecast.query.cluster), printable(forecast.query.label()), step, interval, forecast.kind)
     console.print(table)
     for reason, count in refusals.items():
         console.print(Text(printable(f"{count} refused: {reason}"), style="yellow"), soft_wrap=True)

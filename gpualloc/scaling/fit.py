@@ -32,6 +32,7 @@ class StepTimes:
     compute: Array  # with contention
     link: Array
     rest: Array  # computing and link
+    loading: Array  # -inf where the loaders' rate is not known
     loaded: Array  # with input
     step: Array  # with the bias of rehearsals
     slopes: Array  # of the step, [rows, coefficients]
@@ -91,6 +92,7 @@ class Design:
             compute=compute,
             link=link,
             rest=rest,
+            loading=loading,
             loaded=loaded,
             step=loaded + log["total"],
             slopes=np.concatenate([*slopes((1 - input_share) * (1 - link_share), input_share), *others], 1),

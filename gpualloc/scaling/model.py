@@ -13,10 +13,12 @@ from gpualloc.scaling.evidence import MIN_ROWS, Evidence
 from gpualloc.scaling.fit import NO_LINK, ClusterFit, StepTimes, fit_cluster, make_design
 from gpualloc.scaling.placement import ALONE, Array
 from gpualloc.scaling.priors import Priors
-from gpualloc.scaling.records import Forecast, StepQuery, StepRow, StepTerms, Suggestion
+from gpualloc.scaling.records import BOUND_BY_INPUT, Forecast, StepQuery, StepRow, StepTerms, Suggestion
 from gpualloc.scaling.residuals import Residuals, fit_residuals
+from gpualloc.scaling.terms import INPUT_GAMMA, overlapped_time
 from gpualloc.scaling.transfer import carried_rows, published_ratio, scaled_fit, travelling_means
 
+_LEAST_REST_SHARE = 1e-3
 _LIKENESS_SD = 0.35  # of the logarithm of a step time carried over by a ratio: jobs differ in it
 
 
@@ -26,6 +28,16 @@ class Origin:
 
     cluster: str
     sd: float  # of the logarithm of all its step times together
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSteps:
+    """Logarithms of seconds, one entry per query."""
+
+    step: Array
+    variance: Array  # of the step
+    times: StepTimes  # by the equation alone
+    rest: Array  # that of the equation, corrected by the residuals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +111,9 @@ class ScalingModel:
             asked = [i for i, query in enumerate(queries) if query.cluster == cluster and forecasts[i] is None]
             distinct = {queries[i]: None for i in asked}
             place = {query: number for number, query in enumerate(distinct)}
-            step, variance, times = self.log_steps(list(distinct), cluster)
-            half = self.priors.interval_quantile * np.sqrt(variance)
-            answers = list(zip(np.exp([step - half, step, step + half]).T.tolist(), _terms(times, step), strict=True))
+            found = self.log_steps(list(distinct), cluster)
+            half = self.priors.interval_quantile * np.sqrt(found.variance)
+            answers = list(zip(np.exp([found.step - half, found.step, found.step + half]).T.tolist(), _terms(found), strict=True))
             for i in asked:
                 (low, centre, high), terms = answers[place[queries[i]]]
                 kind, reason = verdicts[i]
@@ -176,13 +188,13 @@ class ScalingModel:
             )
         return self._evidence[cluster, job]
 
-    def log_steps(self, queries: Sequence[StepQuery], cluster: str) -> tuple[Array, Array, StepTimes]:
-        """(log step time, its variance, the equation's parts of it) of queries whose cluster and jobs were fitted."""
+    def log_steps(self, queries: Sequence[StepQuery], cluster: str) -> LogSteps:
+        """Of queries whose cluster and jobs were fitted."""
         fitted, priors = self.clusters[cluster], self.priors
         design, rows = make_design(queries, fitted.fit.frame, priors)
         times = design.forward(fitted.fit.coefficients, fitted.fit.level)
-        step, slopes = times.step.copy(), times.slopes
-        known = set(fitted.fit.frame.placements)
+        slopes, corrections = times.slopes, np.zeros(len(queries))
+        known, rate_unknown = set(fitted.fit.frame.placements), {job.name for job in fitted.fit.frame.jobs if not job.input_rates}
         is_new = np.array([key not in known for key in rows.places.keys]) * rows.places.is_multi
         variance = is_new * (times.link_share * priors.link_placement) ** 2
         covariance = design.widened(fitted.fit.covariance, priors)
@@ -193,11 +205,15 @@ class ScalingModel:
             of_equation = ((mine_slopes @ covariance[np.ix_(used, used)]) * mine_slopes).sum(1)
             variance[mine] += fitted.interval_factor(name, priors) * of_equation
             correction, extra = fitted.residuals[name]([queries[i] for i in mine], priors)
-            step[mine] += correction
-            variance[mine] += priors.interval_residual * extra
+            corrections[mine] = correction
+            variance[mine] += priors.interval_residual * extra * (1 - times.input_share[mine]) ** 2
+            if name in rate_unknown:
+                variance[mine] += (times.input_share[mine] * priors.input_rate) ** 2
             if name in fitted.origins:
                 variance[mine] += fitted.origins[name].sd ** 2
-        return step, variance + priors.interval_noise**2, times
+        rest = times.rest + corrections
+        step = overlapped_time(rest, times.loading, INPUT_GAMMA) + (times.step - times.loaded)
+        return LogSteps(step=step, variance=variance + priors.interval_noise**2, times=times, rest=rest)
 
     def _basis(self, query: StepQuery, terms: StepTerms) -> tuple[str, ...]:
         evidence, fitted = self.evidence(query.cluster, query.model), self.clusters[query.cluster]
@@ -206,14 +222,17 @@ class ScalingModel:
         told = f", {evidence.num_rehearsed} of them rehearsed" if evidence.num_rehearsed else ""
         others = ", ".join(evidence.other_jobs)
         links = (f"links of {query.cluster} from {others}",) if query.num_gpus > 1 and others else ()
-        bound = (f"bound by input: the loaders of a node do not keep up with {query.fullest_node()} GPUs",) if terms.is_input_bound else ()
+        bound = (
+            (f"{BOUND_BY_INPUT}: the loaders of a node do not keep up with {query.fullest_node()} GPUs",) if terms.is_input_bound else ()
+        )
         return (f"{len(evidence.rows)} rows of {query.model}{where}{told}", *links, *bound)
 
 
-def _terms(times: StepTimes, log_step: Array) -> list[StepTerms]:
+def _terms(found: LogSteps) -> list[StepTerms]:
     """The parts of the equation, and as correction what the curve and the residuals add to them."""
-    parts = (times.floor, times.arithmetic, times.alone, times.compute, times.rest, times.loaded, log_step)
-    floor, arithmetic, alone, compute, rest, loaded, step = map(np.exp, parts)
+    times = found.times
+    parts = (times.floor, times.arithmetic, times.alone, times.compute, times.rest, found.rest, found.step)
+    floor, arithmetic, alone, compute, rest, corrected, step = map(np.exp, parts)
     comm, exposed = np.where(times.link > NO_LINK, np.exp(times.link), 0.0), rest - compute
     columns = {
         "launch_floor_s": floor,
@@ -222,8 +241,8 @@ def _terms(times: StepTimes, log_step: Array) -> list[StepTerms]:
         "comm_s": comm,
         "hidden_comm_s": comm - exposed,
         "exposed_comm_s": exposed,
-        "input_wait_s": loaded - rest,
-        "correction_s": alone - floor - arithmetic + step - loaded,
+        "input_wait_s": step - corrected,
+        "correction_s": alone - floor - arithmetic + corrected - rest,
     }
     return [StepTerms(**dict(zip(columns, row, strict=True))) for row in np.stack(list(columns.values()), 1).tolist()]
 
@@ -233,8 +252,10 @@ def _with_residuals(fit: ClusterFit, rows: Sequence[StepRow], origins: dict[str,
     for job in fit.frame.jobs:
         mine = [row for row in rows if row.model == job.name]
         design, _ = make_design(mine, fit.frame, priors)
-        left = np.log([row.step_time_s for row in mine]) - design.forward(fit.coefficients, fit.level).step
+        times = design.forward(fit.coefficients, fit.level)
+        rest_share = np.maximum(1 - times.input_share, _LEAST_REST_SHARE)  # a step bound by input tells little of the rest
+        left = (np.log([row.step_time_s for row in mine]) - times.step) / rest_share
         noise_row = [priors.noise_single if row.num_gpus == 1 else priors.residual_noise for row in mine]
         noise = np.hypot(noise_row, [priors.noise_rehearsed * (row.source == "rehearsed") for row in mine])
-        residuals[job.name] = fit_residuals(mine, left, noise, priors)
+        residuals[job.name] = fit_residuals(mine, left, noise / rest_share, priors)
     return FittedCluster(fit=fit, residuals=residuals, origins=origins)

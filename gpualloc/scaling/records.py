@@ -9,6 +9,7 @@ from typing import Literal
 
 _MOST_PARSED = 4096  # placements kept: clusters have hundreds
 Kind = Literal["interpolates", "extrapolates", "refused"]
+BOUND_BY_INPUT = "bound by input"  # so begins the basis of a forecast step that waits for its loaders
 Source = Literal["measured", "rehearsed"]
 
 

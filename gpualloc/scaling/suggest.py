@@ -52,7 +52,9 @@ def suggest_crossing(model: ScalingModel, series: Sequence[tuple[StepQuery, Step
     alone, several = ([forecast.step_time_s for forecast in model.predict(queries)] for queries in zip(*series, strict=True))
     if inner < 1 or None in alone or None in several:
         return None
-    variances = model.log_steps([query for _, query in series], series[0][1].cluster)[1]  # the error of one GPU is in both and cancels
+    variances = model.log_steps(
+        [query for _, query in series], series[0][1].cluster
+    ).variance  # the error of one GPU is in both and cancels
     margins = np.log(np.array(alone, dtype=float) / np.array(several, dtype=float) / min_efficiency) / np.sqrt(variances)
     pays = np.maximum.accumulate([0.5 * (1 + erf(margin / 2**0.5)) for margin in margins])
     anywhere = np.arange(1, inner + 1) / (inner + 1)
@@ -67,7 +69,7 @@ def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) 
     if not candidates:
         return []
     fitted, priors = model.clusters[cluster], model.priors
-    now = model.log_steps(queries, cluster)[1]
+    now = model.log_steps(queries, cluster).variance
     designs = [make_design(part, fitted.fit.frame, priors)[0] for part in (queries, candidates)]
     factors = [np.sqrt([fitted.interval_factor(query.model, priors) for query in part]) for part in (queries, candidates)]
     asked, tried = (

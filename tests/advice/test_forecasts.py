@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -52,6 +53,17 @@ def test_only_what_was_not_run_is_forecast() -> None:
     assert likely.chosen is not None
     assert (likely.chosen.num_gpus, likely.chosen.source) == (16, "forecast")
     assert "the choice is forecast, not measured" in likely.answer[-1]
+
+
+def test_a_forecast_that_loading_bounds_says_so() -> None:
+    """A step takes 0.4 s on one GPU; the machine's loaders deliver 700 samples/s, of which eight GPUs' batches of 64 need 512 a step."""
+    rows = [dataclasses.replace(each, input_samples_per_s=700.0) for each in scaling_run() if each.case.world_size <= 4]
+    evidence = evidence_of(rows, precision="fp16")
+    forecaster = forecaster_of(fit_steps(evidence, [], gpus_per_node=8), evidence.device_name, gpus_per_node=8)
+    (eight,) = [each for each in advise(evidence, make_job(), counts=(8,), forecaster=forecaster).options if each.num_gpus == 8]
+    assert eight.samples_per_s is not None
+    assert eight.samples_per_s.value == pytest.approx(700, rel=0.05)
+    assert eight.note == "bound by input: the loaders of a node do not keep up with 8 GPUs"
 
 
 def test_a_threshold_of_a_count_that_was_not_run() -> None:
