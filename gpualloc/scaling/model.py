@@ -189,7 +189,7 @@ class ScalingModel:
         return self._evidence[cluster, job]
 
     def log_steps(self, queries: Sequence[StepQuery], cluster: str) -> LogSteps:
-        """Of queries whose cluster and jobs were fitted."""
+        """Step times and how far they may be off, of queries whose cluster and jobs were fitted."""
         fitted, priors = self.clusters[cluster], self.priors
         design, rows = make_design(queries, fitted.fit.frame, priors)
         times = design.forward(fitted.fit.coefficients, fitted.fit.level)

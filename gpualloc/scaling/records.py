@@ -82,6 +82,7 @@ class StepTerms:
 
     @property
     def step_time_s(self) -> float:
+        """Their sum, without what is hidden."""
         visible = (self.launch_floor_s, self.arithmetic_s, self.contention_s, self.exposed_comm_s, self.input_wait_s, self.correction_s)
         return sum(visible)
 
@@ -97,7 +98,7 @@ class Forecast:
     kind: Kind
     reason: str | None = None
     basis: tuple[str, ...] = ()  # what the number rests on, in words
-    terms: StepTerms | None = None
+    terms: StepTerms | None = None  # what the step is made of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,10 @@ def test_a_rate_that_training_does_not_reach_is_corrected_by_rows_that_loading_b
     rows = [replace(row, input_samples_per_s=1.25 * SHARED_BY_FOUR) for row in mine()]
     known = [row for row in rows if row.num_nodes == 1]
     asked = [row for row in rows if row.placement == "44" and row.per_device_batch_size == 64]
-    (forecast,) = on_four(known, asked)
+    model = ScalingModel.fit([*others(), *known])
+    fit = model.clusters["made"].fit
+    assert fit.coefficients[fit.names.index("job0 input")] == pytest.approx(np.log(1.25), abs=0.07)
+    (forecast,) = model.predict(asked)
     assert forecast.step_time_s == pytest.approx(asked[0].step_time_s, rel=0.08)
 
 
