@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from gpualloc.errors import UsageError
-from gpualloc.scaling import Forecast, ScalingModel, StepRow
+from gpualloc.scaling import Forecast, ScalingModel, StepQuery, StepRow
 from gpualloc.scaling.csv_rows import read_rows
+from gpualloc.scaling.priors import Priors
+from gpualloc.scaling.transfer import carried_rows
 from tests.scaling.test_forecast import rows_of, truth
 
 BATCHES = (8, 16, 32, 64)
@@ -87,6 +89,40 @@ def test_a_rate_that_training_does_not_reach_is_corrected_by_rows_that_loading_b
     assert fit.coefficients[fit.names.index("job0 input")] == pytest.approx(np.log(1.25), abs=0.07)
     (forecast,) = model.predict(asked)
     assert forecast.step_time_s == pytest.approx(asked[0].step_time_s, rel=0.08)
+
+
+class FifthLonger:
+    """In place of what is left over: every step without loading takes e^0.2 times as long as by the equation."""
+
+    keys = ("1/1",)
+
+    def __call__(self, queries: Sequence[StepQuery], priors: Priors) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(queries), 0.2), np.zeros(len(queries))
+
+
+def test_what_measurements_correct_of_computing_leaves_loading_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ScalingModel.fit([*others(), *(row for row in rows_of(0) if row.num_gpus == 1)])
+    asked = [replace(rows_of(0)[3], input_samples_per_s=rate) for rate in (1e5, 200.0)]
+    plain = model.predict(asked)
+    monkeypatch.setitem(model.clusters["made"].residuals, "job0", FifthLonger())  # type: ignore[misc]
+    keeping_up, bound = model.predict(asked)
+    assert keeping_up.step_time_s == pytest.approx((plain[0].step_time_s or 0) * np.exp(0.2), rel=0.005)
+    assert bound.step_time_s == pytest.approx(64 / 200, rel=0.005)
+
+
+def test_a_row_that_loading_bound_leaves_nothing_over_to_learn_from() -> None:
+    alone = [row for row in mine(300.0) if row.num_gpus == 1]  # batch 8 is bound by computing and 64 by loading
+    noise = ScalingModel.fit([*others(), *alone]).clusters["made"].residuals["job0"].noise
+    assert noise[0] < 0.05 < 1 < noise[-1]
+
+
+def test_rows_that_loading_bound_are_not_carried_over_to_another_cluster() -> None:
+    plain = rows_of(0)[0]
+    bound = [loaded(replace(plain, per_device_batch_size=b, step_time_s=truth(0, 1, 1, b)[0]), MODERATE) for b in (8, 12, 16, 64)]
+    faster = [replace(row, cluster="faster", step_time_s=row.step_time_s / 2) for row in others()]
+    carried = carried_rows("faster", "job0", [*others(), *bound, *faster])
+    assert carried is not None
+    assert [row.per_device_batch_size for row in carried[0]] == [8, 12, 16]
 
 
 def test_without_rates_there_is_no_input_in_the_equation() -> None:
