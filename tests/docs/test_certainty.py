@@ -57,12 +57,12 @@ def test_rehearsals() -> None:
 
 
 def test_forecasts() -> None:
-    shown = [line for line in read("forecast_2026-11-26.json")["summary"] if line["method"] == "gpualloc"]
+    shown = [line for line in read("forecast_2026-11-27.json")["summary"] if line["method"] == "gpualloc"]
     assert len(shown) == 5
     for line in shown:
         figures = f"{100 * line['median_ape']:.1f} % | {percent(line['p90_ape'])} | {percent(line['coverage'])}"
         assert f"| {figures} | {math.exp(line['median_log_width']):.1f} |" in PAGE, line["split"]
-    out = read("forecast_out_of_sample_2026-11-26.json")["out_of_sample"]
+    out = read("forecast_out_of_sample_2026-11-27.json")["out_of_sample"]
     shares = [f"{100 * line['coverage']:.0f}" for line in out if line["split"] == "S1"]
     assert f"from one GPU's rows was {shares[0]}, {shares[1]} and {shares[2]} %" in PAGE
 
