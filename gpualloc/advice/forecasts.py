@@ -92,17 +92,17 @@ def forecast_options(
                 efficiency=efficiency,
                 forecast_kind=forecast.kind,
                 basis=forecast.basis,
-                note=forecast.reason
-                if step is None
-                else _limit(forecast)
-                if base is not None
-                else "one GPU in this setting was not measured",
+                note=_note(forecast, has_baseline=base is not None),
             )
         )
     return options
 
 
-def _limit(forecast: StepForecast) -> str | None:
+def _note(forecast: StepForecast, *, has_baseline: bool) -> str | None:
+    if forecast.step_time_s is None:
+        return forecast.reason
+    if not has_baseline:
+        return "one GPU in this setting was not measured"
     return next((words for words in forecast.basis if words.startswith(BOUND_BY_INPUT)), None)
 
 

@@ -14,6 +14,8 @@ from gpualloc.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+
     from gpualloc.scaling import Forecast, ScalingModel, StepRow, Suggestion
 
 app = typer.Typer(no_args_is_help=True)
@@ -111,7 +113,7 @@ def predict(
         typer.Option(
             "--terms",
             help="What a step is made of: launch floor, arithmetic, contention, exposed communication, waiting for input, and what "
-            "measurements correct; they add up. Hidden communication stands apart.",
+            "measurements correct; they add up. Hidden communication stands apart. On a narrow terminal columns go.",
         ),
     ] = False,
     as_json: Json = False,
@@ -136,10 +138,13 @@ def predict(
 
         print_json([_forecast_json(forecast, has_terms=terms) for forecast in forecasts])
     else:
-        _print_forecasts(forecasts)
+        from gpualloc.cli.tables import output_console
+
+        console = output_console()
+        _print_forecasts(forecasts, console)
         if terms:
-            print()
-            _print_terms(forecasts)
+            console.print()
+            _print_terms(forecasts, console)
     if all(forecast.kind == "refused" for forecast in forecasts):
         raise typer.Exit(3)
 
@@ -262,22 +267,22 @@ _TERMS = {
     "launch_floor_s": ("floor", 15),  # header, importance
     "arithmetic_s": ("arithmetic", 16),
     "contention_s": ("contention", 12),
-    "exposed_comm_s": ("exposed comm", 14),
-    "input_wait_s": ("input wait", 13),
+    "exposed_comm_s": ("comm", 14),
+    "input_wait_s": ("input", 13),
     "correction_s": ("correction", 11),
     "hidden_comm_s": ("hidden comm", 2),
 }
 
 
-def _print_terms(forecasts: Sequence[Forecast]) -> None:
+def _print_terms(forecasts: Sequence[Forecast], console: Console) -> None:
     from gpualloc.cli.columns import Column, Row, table_lines
-    from gpualloc.cli.tables import output_console, printable
+    from gpualloc.cli.tables import printable
 
     def text(seconds: float | None) -> str:
         return "-" if seconds is None or abs(seconds) < _SHOWN_S else f"{seconds * 1e3:.2f}"
 
     parts = [Column(header, importance) for header, importance in _TERMS.values()]
-    columns = (Column("cluster", 1, is_left=True), Column("query", 20, is_left=True), Column("step ms", 19), *parts)
+    columns = (Column("cluster", 1, is_left=True), Column("query", 19, is_left=True), Column("step ms", 20), *parts)
     rows = [
         Row(
             (
@@ -289,7 +294,6 @@ def _print_terms(forecasts: Sequence[Forecast]) -> None:
         )
         for each in forecasts
     ]
-    console = output_console()
     for line in table_lines(columns, rows, console.width):
         console.print(line, soft_wrap=True)
 
@@ -298,12 +302,11 @@ def _values(forecast: Forecast) -> list[float | None]:
     return [None if forecast.terms is None else getattr(forecast.terms, name) for name in _TERMS]
 
 
-def _print_forecasts(forecasts: Sequence[Forecast]) -> None:
+def _print_forecasts(forecasts: Sequence[Forecast], console: Console) -> None:
     from rich.text import Text
 
-    from gpualloc.cli.tables import output_console, printable, text_table
+    from gpualloc.cli.tables import printable, text_table
 
-    console = output_console()
     right = ("step ms", "90 % interval")
     table = text_table("cluster", "query", *right, "kind", right=right, fixed=("kind",))
     refusals: dict[str, int] = {}

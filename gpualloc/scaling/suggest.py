@@ -52,9 +52,8 @@ def suggest_crossing(model: ScalingModel, series: Sequence[tuple[StepQuery, Step
     alone, several = ([forecast.step_time_s for forecast in model.predict(queries)] for queries in zip(*series, strict=True))
     if inner < 1 or None in alone or None in several:
         return None
-    variances = model.log_steps(
-        [query for _, query in series], series[0][1].cluster
-    ).variance  # the error of one GPU is in both and cancels
+    # The error of one GPU is in both and cancels.
+    variances = model.log_steps([query for _, query in series], series[0][1].cluster).variance
     margins = np.log(np.array(alone, dtype=float) / np.array(several, dtype=float) / min_efficiency) / np.sqrt(variances)
     pays = np.maximum.accumulate([0.5 * (1 + erf(margin / 2**0.5)) for margin in margins])
     anywhere = np.arange(1, inner + 1) / (inner + 1)
@@ -64,8 +63,8 @@ def suggest_crossing(model: ScalingModel, series: Sequence[tuple[StepQuery, Step
 
 def _narrowing(model: ScalingModel, cluster: str, queries: Sequence[StepQuery]) -> list[Suggestion]:
     """How much each candidate would shrink the mean log-interval of the queries, by the fit's covariance."""
-    measured = {_plain(row) for row in model.rows if row.cluster == cluster}
-    candidates = [candidate for candidate in _candidates(queries) if _plain(candidate) not in measured]
+    measured = {_without_rate(row) for row in model.rows if row.cluster == cluster}
+    candidates = [candidate for candidate in _candidates(queries) if _without_rate(candidate) not in measured]
     if not candidates:
         return []
     fitted, priors = model.clusters[cluster], model.priors
@@ -103,6 +102,11 @@ def _candidates(queries: Sequence[StepQuery]) -> list[StepQuery]:
                 found[_plain(replace(query, num_nodes=num_nodes, num_gpus=num_gpus, placement=placement))] = None
         found[_plain(query)] = None
     return list(found)
+
+
+def _without_rate(query: StepQuery) -> StepQuery:
+    """The loaders' rate is found, not chosen: rows of one setting differ in it."""
+    return replace(_plain(query), input_samples_per_s=None)
 
 
 def _plain(query: StepQuery) -> StepQuery:

@@ -125,6 +125,15 @@ def test_rows_that_loading_bound_are_not_carried_over_to_another_cluster() -> No
     assert [row.per_device_batch_size for row in carried[0]] == [8, 12, 16]
 
 
+def test_what_was_measured_is_not_suggested_again_though_its_rate_differs() -> None:
+    known = [row for row in mine() if row.num_gpus <= 2]
+    model = ScalingModel.fit([*others(), *known])
+    asked = [replace(row, input_samples_per_s=1000.0) for row in mine() if row.placement == "4"]
+    suggested = {(each.query.placement, each.query.per_device_batch_size) for each in model.suggest_next(asked)}
+    assert suggested
+    assert not suggested & {(row.placement, row.per_device_batch_size) for row in known}
+
+
 def test_without_rates_there_is_no_input_in_the_equation() -> None:
     fitted = ScalingModel.fit(others()).clusters["made"].fit
     assert not [name for name in fitted.names if name.endswith(" input")]

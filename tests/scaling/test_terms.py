@@ -74,5 +74,5 @@ def test_the_command_shows_them(model: ScalingModel, tmp_path: Path) -> None:
     assert refused["terms"] is None
     assert "terms" not in json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)[0]
     shown = CliRunner().invoke(app, [*asked, "--terms"], env={"COLUMNS": "160"}).stdout
-    assert "input wait" in shown
+    assert "arithmetic" in shown
     assert f"{bound['terms']['input_wait_s'] * 1e3:.2f}" in shown
