@@ -26,6 +26,7 @@ from gpualloc.plan.simulation.generators import Arrivals, generate_trace
 from gpualloc.plan.simulation.job_types import MIXES, JobType, measured_job_types
 from gpualloc.plan.simulation.metrics import summarise
 from gpualloc.plan.simulation.records import SimulationOptions
+from gpualloc.plan.simulation.trace import TraceJob
 
 FIRST_SEED = 100
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "bursty")
@@ -44,14 +45,19 @@ FIGURES = (
 CLUSTER = "mixed64"
 
 
+def made_trace(seed: int) -> tuple[TraceJob, ...]:
+    """160 jobs over 8 hours; seeds differ in arrivals and mix, too."""
+    mix = MIXES[("philly", "saturn")[seed // 2 % 2]]
+    return generate_trace(num_jobs=160, hours=8.0, arrivals=ARRIVALS[seed % 2], mix=mix, seed=seed)
+
+
 def runs_of(
     name: str, work_error: float | None, num_traces: int, types: dict[str, JobType], max_growth: float | None
 ) -> list[dict[str, Any]]:
     cluster, _ = load_cluster(CLUSTER)
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED + num_traces):
-        mix = MIXES[("philly", "saturn")[seed // 2 % 2]]
-        trace = generate_trace(num_jobs=160, hours=8.0, arrivals=ARRIVALS[seed % 2], mix=mix, seed=seed)
+        trace = made_trace(seed)
         options = SimulationOptions(work_error=work_error, max_growth=max_growth, seed=seed)
         run = simulate(policy_named(name), trace, types, cluster, options)
         rows.append({"seed": seed, **asdict(summarise(run, trace, types, cluster))})

@@ -68,7 +68,7 @@ def test_forecasts() -> None:
 
 
 def test_policies() -> None:
-    policies = read("policies_2026-11-26.json")["policies"]
+    policies = read("policies_2026-11-27.json")["policies"]
     for name in ("gpualloc", "gpualloc, no work declared"):
         ratio = policies[name]["over_sia"]["mean_jct_h"]
         assert f"{ratio['mean']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" in PAGE

@@ -71,6 +71,18 @@ def test_with_less_left_a_job_is_not_moved_for_little() -> None:
     assert policy.allocate(0.0, [replace(job, progress_left=36_000.0)], cluster, current)["j"].gpu_type == "fast"
 
 
+def test_a_move_has_to_pay_before_the_next_change() -> None:
+    """A job with hours left goes where it runs twice as fast among jobs that stay; not while the others are about to end."""
+    cluster = make_cluster(a=("slow", 1), b=("fast", 1), c=("other", 4))
+    job = make_job("j", speeds={"slow": 1.0, "fast": 2.0}, age_s=7200.0, restart_cost_s=250.0, progress_left=36_000.0)
+    current = {"j": Allocation.of("slow", {"a": 1})} | {f"o{number}": Allocation.of("other", {"c": 1}) for number in range(4)}
+    for left, kind in ((100.0, "slow"), (36_000.0, "fast")):
+        others = [
+            make_job(f"o{n}", speeds={"other": 1.0}, max_gpus=1, age_s=60.0, progress_done=100.0, progress_left=left) for n in range(4)
+        ]
+        assert policy_named().allocate(0.0, [job, *others], cluster, current)["j"].gpu_type == kind
+
+
 def test_drift_moves_nobody_until_something_comes_or_goes() -> None:
     """On each other's better type: left so while every GPU is held, changed with an arrival, with a free GPU, or after an hour without."""
     cluster = make_cluster(a=("slow", 1), b=("fast", 1))

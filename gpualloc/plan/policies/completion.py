@@ -6,6 +6,10 @@ what its GPUs cost now, and prices are such that no more is asked for than there
 ones: the mean price over the job's remaining time over the present price. As jobs end, prices fall; a job with long to go will find
 GPUs cheap later on, so that it gives way now, as in SRPT and, for jobs that scale as a power of their GPUs, in heSRPT (Berg et al.,
 SIGMETRICS 2020).
+
+A start or a move has to pay within the time that its allocation lasts. Where many short jobs are present, the next change is near; where
+few long ones are, it is far: the time is taken to be the harmonic mean of the remaining times, one over the rate at which a job ends. In
+steady state as many come as end.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from gpualloc.plan.protocol import Allocation, ClusterView, JobView, Plan
 
 FloatArray = NDArray[np.float64]
 _LEAST_LEFT = 0.05  # of what is done: what a job that says it is nearly finished counts as having left; it may have erred
-_LEAST_KEPT = 0.3  # of a horizon that a restart leaves
-_LEAST_DISCOUNT = 0.05
+_LEAST_KEPT = 0.2  # of the time that an allocation lasts, after its restart
+_LEAST_TIME_S = 1.0  # that a job has left
 _CALM_S = 3600.0  # without an arrival
 _NEVER = 1e30  # seconds for a unit of work where the job does not run: large, and still finite in products
 
@@ -35,7 +39,6 @@ class Completion:
 
     name: str = "gpualloc"
     price_power: float = 2.0  # of f_j; above 1: more weight to short jobs than present jobs alone would give, as more arrive
-    horizon_s: float = 400.0  # for which a new allocation is taken to last where jobs arrive all the time
     unknown_work_s: float = 3600.0  # on the slowest GPU
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:
@@ -51,26 +54,29 @@ class Completion:
         rows = np.arange(len(choices.jobs))
         weight = choices.attribute("weight")[:, None]
         work_s = self._work_left_s(choices)
-        per_work = self._time_per_work(choices, work_s)
-        worth = self._staying_factor(choices) / per_work
+        start = np.full(len(choices.capacity), float(weight.sum() / choices.capacity.sum()))
+        running = _time_per_work(choices)
+        start_s = np.where(choices.is_held(), 0.0, choices.attribute("restart_cost_s")[:, None])
+        per_work = running + start_s / work_s[:, None]
+
+        def rent_at(prices: FloatArray) -> FloatArray:
+            return (prices[choices.type_of] * choices.num_gpus)[None, :]
+
+        cheapest = ((weight + rent_at(start)) * per_work).argmin(axis=1)
+        lasts_s = _time_between_changes(work_s * running[rows, np.where(choices.held >= 0, choices.held, cheapest)])
+        kept = np.maximum(1 - choices.attribute("restart_cost_s") / lasts_s, _LEAST_KEPT)[:, None]
+        done_before_next = np.minimum(work_s[:, None], kept * lasts_s / running)
+        # Leaving what it holds costs a job a restart, now or later.
+        worth = np.where(choices.is_held(), 1 / kept, 1.0) / (running + start_s / done_before_next)
 
         def values_at(prices: FloatArray) -> FloatArray:
-            rent = (prices[choices.type_of] * choices.num_gpus)[None, :]
+            rent = rent_at(prices)
             cheapest = ((weight + rent) * per_work).argmin(axis=1)
             factor = self._price_factors(work_s * per_work[rows, cheapest])
             unit_cost = ((weight + factor[:, None] * rent) * per_work).min(axis=1)
             return keep_fixed(np.where(choices.rates > 0, worth * unit_cost[:, None], 0.0), choices)
 
-        start = np.full(len(choices.capacity), float(weight.sum() / choices.capacity.sum()))
         return clear_market(values_at, choices.type_of, choices.num_gpus, choices.capacity, start)
-
-    def _time_per_work(self, choices: Choices, work_s: FloatArray) -> FloatArray:
-        """[J, C] seconds for a second's work on the slowest GPU, a start there included, spread over the work left."""
-        base = choices.base_rates()[:, None]
-        per_work = np.divide(base, choices.rates, out=np.full(choices.rates.shape, _NEVER), where=choices.rates > 0)
-        start_s = np.where(choices.is_held(), 0.0, choices.attribute("restart_cost_s")[:, None])
-        result: FloatArray = per_work + start_s / work_s[:, None]
-        return result
 
     def _work_left_s(self, choices: Choices) -> FloatArray:
         """[J] seconds on the slowest GPU that runs the job."""
@@ -89,18 +95,6 @@ class Completion:
         factors[order] = present**self.price_power
         return factors
 
-    def _staying_factor(self, choices: Choices) -> FloatArray:
-        """[J, C] above 1 for what a job holds: leaving it costs a restart, now or later.
-
-        The greater of what a restart takes from the horizon, which grows with the time since the last arrival, and Pollux's discount for
-        jobs that restarted often (OSDI 2021, eq. 18).
-        """
-        cost, age = choices.attribute("restart_cost_s"), choices.attribute("age_s")
-        of_horizon = np.maximum(1 - cost / (self.horizon_s + float(age.min())), _LEAST_KEPT)
-        of_past = (age - choices.attribute("num_restarts") * cost) / np.maximum(age + cost, 1e-9)
-        kept = np.clip(np.minimum(of_horizon, of_past), _LEAST_DISCOUNT, 1.0)[:, None]
-        return np.where(choices.is_held(), 1 / kept, 1.0)
-
     @staticmethod
     def _is_settled(choices: Choices) -> bool:
         """Whether every GPU is held and no job waits for its first start: nothing came or went since the last plan.
@@ -113,3 +107,15 @@ class Completion:
         used = np.bincount(choices.type_of[held], weights=choices.num_gpus[held], minlength=len(choices.capacity))
         is_new = (choices.held < 0) & (choices.attribute("progress_done") <= 0)
         return bool((used == choices.capacity).all() and not is_new.any())
+
+
+def _time_per_work(choices: Choices) -> FloatArray:
+    """[J, C] seconds for a second's work on the slowest GPU, once it runs."""
+    base = choices.base_rates()[:, None]
+    result: FloatArray = np.divide(base, choices.rates, out=np.full(choices.rates.shape, _NEVER), where=choices.rates > 0)
+    return result
+
+
+def _time_between_changes(time_left_s: FloatArray) -> float:
+    """The harmonic mean of the jobs' remaining times."""
+    return len(time_left_s) / float((1 / np.maximum(time_left_s, _LEAST_TIME_S)).sum())
