@@ -67,7 +67,7 @@ class Browser:
         may still be loading."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-        return [address for address in sent if not address.startswith(("chrome://", "data:"))]
+        return [address for address in sent if not address.startswith(("chrome:", "chrome-untrusted:", "data:"))]
 
     def close(self) -> None:
         self.driver.quit()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpualloc.bench import rank_files
-from gpualloc.errors import GpuallocError
 from gpualloc.records import BenchCase
 from gpualloc.strategies import ONE_PROCESS, num_processes
 
@@ -40,11 +39,9 @@ def run_guarded(folder: Path, rank: int, body: Callable[[], None]) -> int:
     except BaseException as error:
         time_s = time.monotonic()
         kind = "oom" if _is_out_of_memory(error) else "failed"
-        is_told = isinstance(error, GpuallocError)  # in words for whoever called: where it was raised says nothing more
-        message = rank_files.one_line(str(error) if is_told else f"{type(error).__name__}: {error}")
+        message = rank_files.one_line(f"{type(error).__name__}: {error}")
         rank_files.write_failure(folder, rank, rank_files.RankFailure(kind=kind, message=message, time_s=time_s))
-        if not is_told:
-            traceback.print_exc()
+        traceback.print_exc()
         return 1
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ def main(folder: Path, rank: int) -> int:
 
 
 def _run(folder: Path, rank: int, order: RehearsalOrder) -> None:
-    from gpualloc.errors import GpuallocError
     from gpualloc.profiling.script import Script, run_script
     from gpualloc.rehearsal.step_timer import StepTimer
     from gpualloc.rehearsal.virtual_group import Rehearsal, rehearsed
@@ -42,8 +42,11 @@ def _run(folder: Path, rank: int, order: RehearsalOrder) -> None:
     with rehearsed(Rehearsal(**order.rehearsal)):
         run_script(script, timer)
     if timer.result is None:
-        raise GpuallocError(
+        message = (
             f"{script.name} ended after {timer.num_done} optimizer steps; {order.num_warmup_steps + 2 * order.num_steps + 1} are needed: "
             "let it train longer, or lower --steps and --warmup-steps"
         )
-    rank_files.write_report(folder, rank, timer.result)
+        # Not raised: a traceback of ours would say that the script has done something wrong.
+        rank_files.write_failure(folder, rank, rank_files.RankFailure(kind="failed", message=message, time_s=time.monotonic()))
+    else:
+        rank_files.write_report(folder, rank, timer.result)

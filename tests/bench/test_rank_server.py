@@ -55,11 +55,12 @@ def test_the_signal_that_ended_a_rank_is_named(server: RankServer, tmp_path: Pat
 
 
 def test_ranks_out_of_time_are_ended_with_their_children(server: RankServer, tmp_path: Path) -> None:
+    before = psutil.Process().children(recursive=True)
     found: list[psutil.Process] = []
 
     def look() -> None:
         while len(found) < 5:  # the server, two ranks and their children
-            found[:] = psutil.Process().children(recursive=True)
+            found[:] = [child for child in psutil.Process().children(recursive=True) if child not in before]
             time.sleep(0.02)
 
     looking = threading.Thread(target=look)
@@ -73,7 +74,8 @@ def test_ranks_out_of_time_are_ended_with_their_children(server: RankServer, tmp
 def test_after_a_server_that_was_killed_comes_another(server: RankServer, tmp_path: Path) -> None:
     def kill() -> None:
         time.sleep(0.5)
-        psutil.Process().children()[-1].kill()
+        assert server._process is not None
+        server._process.kill()
 
     killing = threading.Thread(target=kill)
     killing.start()

@@ -182,7 +182,7 @@ def test_results_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []  # nothing was made
     with ResultsStore(path):
         pass
-    assert storage.check_results_store().seen == f"{path}, 0 runs"
+    assert storage.check_results_store().seen == f"{path}, runs: 0"
     path.write_text("not a database, not even one page of it")
     assert storage.check_results_store().status == "FAIL"
     monkeypatch.setenv("GPUALLOC_STORE", str(path / "below a file"))
