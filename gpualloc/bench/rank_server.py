@@ -119,19 +119,21 @@ class ForkedRank:
 def serve(parent_pid: int, imported: Sequence[str]) -> int:
     """Answers requests on stdin until it is closed. A rank's process returns its exit code from here."""
     end_with_parent(parent_pid)
-    replies = os.fdopen(os.dup(1), "w")
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")  # streams of our own: what they read ahead is not the ranks'
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for module in imported:
         with contextlib.suppress(Exception):  # the rank meets the same error, and says so
             importlib.import_module(module)
     own_pid = os.getpid()
-    for line in sys.stdin:
+    for line in requests:
         number, request = json.loads(line)
         if "wait_for" in request:
             reply: Any = os.waitpid(request["wait_for"], request["options"])
         else:
             reply = os.fork()
             if reply == 0:
+                requests.close()
                 replies.close()
                 _leave_server(request)
                 return become_rank(request["worker"], Path(request["folder"]), request["rank"], own_pid)
@@ -146,7 +148,6 @@ def _leave_server(request: Mapping[str, Any]) -> None:
     """What a new process would have been given."""
     os.setpgid(0, 0)
     output = rank_files.output_file(Path(request["folder"]), request["rank"])
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for standard in (1, 2):
         os.dup2(descriptor, standard)

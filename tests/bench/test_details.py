@@ -196,7 +196,7 @@ def test_steps_that_use_up_what_readers_got_ready_are_as_many_as_it_takes(monkey
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_rate_of_readers_is_measured_alone_and_of_all_cores(monkeypatch: pytest.MonkeyPatch, num_workers: int) -> None:
-    """A reader takes 0.1 s for a batch of 8 and training less, so that a step takes as long at least; of three cores one reads."""
+    """A reader takes 0.1 s for a batch of 8, and what it kept ready is not counted; of three cores one reads."""
     real_get = synthetic._Pool.__getitem__
     monkeypatch.setattr(synthetic._Pool, "__getitem__", lambda pool, number: (time.sleep(0.1), real_get(pool, number))[1])
     monkeypatch.setattr(measure, "count_cores", lambda: 3)
@@ -205,7 +205,6 @@ def test_the_rate_of_readers_is_measured_alone_and_of_all_cores(monkeypatch: pyt
         assert report.input_samples_per_s is None
         return
     assert 0.5 * 3 * 80 < (report.input_samples_per_s or 0) <= 3 * 80
-    assert sum(report.step_times_s[-1]) > 0.7 * 3 * 0.1  # the reader bounds them, or a busy machine
 
 
 def test_pinned_memory_and_blocking_copies_are_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

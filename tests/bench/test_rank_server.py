@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -90,12 +91,12 @@ def test_an_answer_that_nobody_took_is_not_the_next_ones(server: RankServer, tmp
     run(server, tmp_path, "")
     assert server._process is not None
     assert server._process.stdin is not None
-    server._process.stdin.write(
-        '[0, {"worker": "tests.bench.standin_worker", "folder": ".", "rank": 0, "environment": {}}]\n'
-    )  # Ctrl-C here
+    request = {"worker": WORKER, "folder": str(tmp_path), "rank": 7, "environment": {}}
+    server._process.stdin.write(json.dumps([0, request]) + "\n")  # and then Ctrl-C
     (tmp_path / "next").mkdir()
     run(server, tmp_path / "next", "", "")
-    assert rank_files.has_report(tmp_path / "next", 1)
+    assert [rank_files.has_report(tmp_path / "next", rank) for rank in range(2)] == [True, True]
+    assert (tmp_path / "rank7.seen").read_text() == "None True ''"  # not the requests after its own
 
 
 def test_server_and_ranks_end_with_the_command(tmp_path: Path) -> None:
