@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,33 +56,36 @@ def test_the_signal_that_ended_a_rank_is_named(server: RankServer, tmp_path: Pat
         run(server, tmp_path, "wait", f"signal {int(signal.Signals[name])}")
 
 
+def waiting_ranks(server: RankServer) -> list[psutil.Process]:
+    """The server, its two ranks that wait, and their children, once all are there."""
+    until_s = time.monotonic() + 30
+    while time.monotonic() < until_s:
+        if server._process is not None:
+            with contextlib.suppress(psutil.Error):
+                parent = psutil.Process(server._process.pid)
+                found = [parent, *parent.children(recursive=True)]
+                if [process.name() for process in found].count("sleep") == 2:
+                    return found
+        time.sleep(0.02)
+    return []
+
+
 def test_ranks_out_of_time_are_ended_with_their_children(server: RankServer, tmp_path: Path) -> None:
-    before = psutil.Process().children(recursive=True)
     found: list[psutil.Process] = []
-
-    def look() -> None:
-        while len(found) < 5:  # the server, two ranks and their children
-            found[:] = [child for child in psutil.Process().children(recursive=True) if child not in before]
-            time.sleep(0.02)
-
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=lambda: found.extend(waiting_ranks(server)))
     looking.start()
-    with pytest.raises(CaseFailedError, match="not finished after 3 s"):
-        run(server, tmp_path, "wait", "wait", timeout_s=3)
+    with pytest.raises(CaseFailedError, match="not finished after 5 s"):
+        run(server, tmp_path, "wait", "wait", timeout_s=5)
     looking.join()
-    assert len(psutil.wait_procs(found, timeout=5)[1]) == 1  # the server
+    assert len(found) == 5
+    assert psutil.wait_procs(found, timeout=5)[1] == found[:1]  # the server
 
 
 def test_after_a_server_that_was_killed_comes_another(server: RankServer, tmp_path: Path) -> None:
-    def kill() -> None:
-        time.sleep(0.5)
-        assert server._process is not None
-        server._process.kill()
-
-    killing = threading.Thread(target=kill)
+    killing = threading.Thread(target=lambda: [process.kill() for process in waiting_ranks(server)[:1]])
     killing.start()
     with pytest.raises(CaseFailedError, match="rank 0: was ended by SIGKILL"):
-        run(server, tmp_path, "wait", "wait")
+        run(server, tmp_path, "wait", "wait", timeout_s=60)
     killing.join()
     (tmp_path / "next").mkdir()
     run(server, tmp_path / "next", "", "")
