@@ -45,19 +45,19 @@ FIGURES = (
 CLUSTER = "mixed64"
 
 
-def made_trace(seed: int) -> tuple[TraceJob, ...]:
-    """160 jobs over 8 hours; seeds differ in arrivals and mix, too."""
+def made_trace(seed: int, num_jobs: int = 160) -> tuple[TraceJob, ...]:
+    """Over 8 hours; seeds differ in arrivals and mix, too."""
     mix = MIXES[("philly", "saturn")[seed // 2 % 2]]
-    return generate_trace(num_jobs=160, hours=8.0, arrivals=ARRIVALS[seed % 2], mix=mix, seed=seed)
+    return generate_trace(num_jobs=num_jobs, hours=8.0, arrivals=ARRIVALS[seed % 2], mix=mix, seed=seed)
 
 
 def runs_of(
-    name: str, work_error: float | None, num_traces: int, types: dict[str, JobType], max_growth: float | None
+    name: str, work_error: float | None, num_traces: int, num_jobs: int, types: dict[str, JobType], max_growth: float | None
 ) -> list[dict[str, Any]]:
     cluster, _ = load_cluster(CLUSTER)
     rows = []
     for seed in range(FIRST_SEED, FIRST_SEED + num_traces):
-        trace = made_trace(seed)
+        trace = made_trace(seed, num_jobs)
         options = SimulationOptions(work_error=work_error, max_growth=max_growth, seed=seed)
         run = simulate(policy_named(name), trace, types, cluster, options)
         rows.append({"seed": seed, **asdict(summarise(run, trace, types, cluster))})
@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=Path, required=True, metavar="DIR")
     parser.add_argument("--traces", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=160)
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--max-growth", type=float)
     parser.add_argument("--keep", type=Path, nargs="*", default=[], metavar="FILE")
@@ -89,7 +90,7 @@ def main() -> None:
         for label, error in ((name, 0.3), (f"{name}, no work declared", None)):
             if label in results or (error is None and name not in USE_DECLARED_WORK):
                 continue
-            results[label] = runs_of(name, error, arguments.traces, types, arguments.max_growth)
+            results[label] = runs_of(name, error, arguments.traces, arguments.jobs, types, arguments.max_growth)
     rows = {}
     for label, by_seed in results.items():
         rows[label] = {figure: asdict(Interval.of([row[figure] for row in by_seed])) for figure in FIGURES}
@@ -103,8 +104,8 @@ def main() -> None:
         "cpu": cpu_name(),
         "traces": arguments.traces,
         "first_seed": FIRST_SEED,
-        "what": "160 jobs over 8 h on 24 T4, 24 RTX 2080 Ti, 16 A100; rounds of 60 s; declared work off by up to 30 %",
-        "command": "python benchmarks/compare_policies.py --rates DIR",
+        "what": f"{arguments.jobs} jobs over 8 h on 24 T4, 24 RTX 2080 Ti, 16 A100; rounds of 60 s; declared work off by up to 30 %",
+        "command": "python benchmarks/compare_policies.py --rates DIR" + (f" --jobs {arguments.jobs}" if arguments.jobs != 160 else ""),
         "max_growth": arguments.max_growth,
         "python": platform.python_version(),
         "machine": platform.machine(),

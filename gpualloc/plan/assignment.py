@@ -167,6 +167,9 @@ class _Market:
             return answer
         return self._exact_core(answer, value, lowest)
 
+    def _value(self, answer: IntArray) -> float:
+        return float(self._worth[self._rows, answer][answer >= 0].sum())
+
     def _mended(self) -> tuple[IntArray, float]:
         start = np.where(self.surplus > 0, self.chosen, -1)
         rows = self._rows
@@ -176,7 +179,7 @@ class _Market:
             loss = self.surplus - np.maximum(others.max(axis=1), np.where(self.surplus > 0, 0.0, -np.inf))
             rows = np.argsort(loss, kind="stable")[:_MAX_MENDED]
         answer = _repaired(self._worth, self.reduced, start, self._type_of, self._num_gpus, self._capacity, rows)
-        return answer, float(self._worth[self._rows, answer][answer >= 0].sum())
+        return answer, self._value(answer)
 
     def _exact_core(self, answer: IntArray, value: float, bound: float) -> IntArray:
         gap = (bound - value) * (1 + 1e-9)
@@ -188,6 +191,8 @@ class _Market:
         holders = settled[settled >= 0]
         used = np.bincount(self._type_of[holders], weights=self._num_gpus[holders], minlength=len(self._capacity))
         room = self._capacity - used.astype(np.int64)
+        asked = np.where(is_open[core][:, :, None], self._gpus_by_type, 0.0).max(axis=1).sum(axis=0)
+        room = np.minimum(room, asked.astype(np.int64))  # no more than all of them can take
         if not len(core) or (room < 0).any() or float(np.prod(room + 1.0)) * float(options[core].sum()) > _MAX_CORE_WORK:
             return answer
         choices = [[(float(self._worth[row, c]), int(c)) for c in np.flatnonzero(is_open[row])] for row in core.tolist()]
@@ -195,8 +200,7 @@ class _Market:
         if best is None:
             return answer
         settled[core] = best
-        is_better = float(self._worth[self._rows, settled][settled >= 0].sum()) > value
-        return settled if is_better else answer
+        return settled if self._value(settled) > value else answer
 
 
 def _dynamic_program(

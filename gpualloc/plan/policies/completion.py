@@ -9,7 +9,8 @@ SIGMETRICS 2020).
 
 A start or a move has to pay within the time that its allocation lasts. Where many short jobs are present, the next change is near; where
 few long ones are, it is far: the time is taken to be the harmonic mean of the remaining times, one over the rate at which a job ends. In
-steady state as many come as end.
+steady state as many come as end. However far, what a job holds counts for a ninth more than it is worth elsewhere: prices of a nearby
+solution may differ by more than a restart costs a job of days, and jobs moved every round for such gains would never end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from gpualloc.plan.protocol import Allocation, ClusterView, JobView, Plan
 
 FloatArray = NDArray[np.float64]
 _LEAST_LEFT = 0.05  # of what is done: what a job that says it is nearly finished counts as having left; it may have erred
-_LEAST_KEPT = 0.2  # of the time that an allocation lasts, after its restart
+_KEPT = 0.2, 0.9  # limits of the share of the time that an allocation lasts that its restart leaves
+_LEVEL = 3.0  # Jobs that declare nothing count alike within such a factor of work done: else equal ones overtake one another for ever
 _LEAST_TIME_S = 1.0  # that a job has left
 _CALM_S = 3600.0  # without an arrival
 _NEVER = 1e30  # seconds for a unit of work where the job does not run: large, and still finite in products
@@ -64,7 +66,7 @@ class Completion:
 
         cheapest = ((weight + rent_at(start)) * per_work).argmin(axis=1)
         lasts_s = _time_between_changes(work_s * running[rows, np.where(choices.held >= 0, choices.held, cheapest)])
-        kept = np.maximum(1 - choices.attribute("restart_cost_s") / lasts_s, _LEAST_KEPT)[:, None]
+        kept = np.clip(1 - choices.attribute("restart_cost_s") / lasts_s, *_KEPT)[:, None]
         done_before_next = np.minimum(work_s[:, None], kept * lasts_s / running)
         # Leaving what it holds costs a job a restart, now or later.
         worth = np.where(choices.is_held(), 1 / kept, 1.0) / (running + start_s / done_before_next)
@@ -82,7 +84,8 @@ class Completion:
         """[J] seconds on the slowest GPU that runs the job."""
         base = choices.base_rates()
         left, done = choices.attribute("progress_left"), choices.attribute("progress_done")
-        guessed = np.maximum(done, self.unknown_work_s * base)
+        guessed = self.unknown_work_s * base
+        guessed = guessed * _middle_of_level(done / guessed)
         return np.maximum(np.where(np.isnan(left), guessed, left), np.maximum(_LEAST_LEFT * done, 1e-9 * base)) / base
 
     def _price_factors(self, time_left_s: FloatArray) -> FloatArray:
@@ -113,6 +116,13 @@ def _time_per_work(choices: Choices) -> FloatArray:
     """[J, C] seconds for a second's work on the slowest GPU, once it runs."""
     base = choices.base_rates()[:, None]
     result: FloatArray = np.divide(base, choices.rates, out=np.full(choices.rates.shape, _NEVER), where=choices.rates > 0)
+    return result
+
+
+def _middle_of_level(share: FloatArray) -> FloatArray:
+    """`share` by steps: the geometric mean of the powers of _LEVEL that it lies between; 1 below the first."""
+    level = np.floor(np.log(np.maximum(share, 1.0)) / np.log(_LEVEL))
+    result: FloatArray = np.where(level > 0, _LEVEL ** (level + 0.5), 1.0)
     return result
 
 

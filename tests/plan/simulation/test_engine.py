@@ -197,3 +197,13 @@ def test_made_traces() -> None:
     assert max(job.submit_s for job in bursty) <= 8 * 3600
     assert 0.7 < np.mean([job.job_type == "cifar10" for job in poisson]) < 0.86
     assert len({job.job_id for job in poisson}) == 400
+
+
+@pytest.mark.parametrize("work_error", [0.3, None])
+def test_jobs_of_days_that_are_alike_do_not_displace_one_another_for_ever(work_error: float | None) -> None:
+    """They share 64 GPUs of three types; each could always be a little better off where another one runs."""
+    trace = [TraceJob(job_id=f"j{number:02}", submit_s=60.0 * number, job_type="imagenet") for number in range(13)]
+    cluster, _ = load_cluster("mixed64")
+    run = simulate(policy_named(), trace, assumed_job_types(), cluster, SimulationOptions(work_error=work_error, rate_error=0.1, seed=0))
+    restarting_s = sum(job.num_restarts for job in run.jobs) * assumed_job_types()["imagenet"].training.restart_cost_s
+    assert restarting_s < 0.12 * sum(job.jct_s for job in run.jobs)
