@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from gpualloc.plan.integer_program import milp
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 _NUM_STEPS = 12  # of the prices
@@ -52,7 +54,7 @@ def _integer_program(
     time_limit_s: float,
 ) -> IntArray | None:
     """[J] the best of the choices (rows[i], columns[i]), sorted by row; None where the time was too short for any answer."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint
     from scipy.sparse import csc_matrix
 
     chosen = np.full(len(values), -1, dtype=np.int64)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpualloc.plan.integer_program import milp
 from gpualloc.plan.problem import Problem, Schedule, Slot
 from gpualloc.plan.scalable import Timeline
 
@@ -58,7 +59,7 @@ def solve_exact(
         known: a schedule to beat.
     """
     import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.optimize import Bounds, LinearConstraint
     from scipy.sparse import csr_matrix
 
     tasks, infinity = problem.tasks, float("inf")
