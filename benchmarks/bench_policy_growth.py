@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpualloc.bench.environment import read_cpu_name
 from gpualloc.plan.policies import policy_named
 from gpualloc.plan.protocol import Cluster, Node, Shape
 from gpualloc.plan.simulation.job_types import MIXES, NUM_LEVELS, JobType, assumed_job_types
@@ -79,13 +80,6 @@ def made_jobs(count: int, seed: int) -> list[TimedJob]:
     return jobs
 
 
-def cpu_name() -> str:
-    """As Linux names it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", default="gpualloc")
@@ -122,7 +116,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     if arguments.output is not None:
         data = {
-            "cpu": cpu_name(),
+            "cpu": read_cpu_name(),
             "command": "python benchmarks/bench_policy_growth.py",
             "python": platform.python_version(),
             "cores": os.cpu_count(),

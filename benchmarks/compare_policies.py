@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gpualloc.bench.environment import read_cpu_name
 from gpualloc.plan.policies import POLICIES, policy_named
 from gpualloc.plan.simulation.clusters import load_cluster
 from gpualloc.plan.simulation.comparison import Interval
@@ -65,13 +66,6 @@ def runs_of(
     return rows
 
 
-def cpu_name() -> str:
-    """As Linux names it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=Path, required=True, metavar="DIR")
@@ -101,7 +95,7 @@ def main() -> None:
                 for figure in ("mean_jct_h", "p50_jct_h", "p99_jct_h", "p99_fairness", "worst_fairness")
             }
     data = {
-        "cpu": cpu_name(),
+        "cpu": read_cpu_name(),
         "traces": arguments.traces,
         "first_seed": FIRST_SEED,
         "what": f"{arguments.jobs} jobs over 8 h on 24 T4, 24 RTX 2080 Ti, 16 A100; rounds of 60 s; declared work off by up to 30 %",

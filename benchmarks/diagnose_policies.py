@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compare_policies import CLUSTER, FIRST_SEED, cpu_name, made_trace
+from benchmarks.compare_policies import CLUSTER, FIRST_SEED, made_trace
+from gpualloc.bench.environment import read_cpu_name
 from gpualloc.errors import UsageError
 from gpualloc.plan.choices import shapes_of
 from gpualloc.plan.policies import policy_named
@@ -92,7 +93,7 @@ def main() -> None:
         raise UsageError(f"--traces {arguments.traces}; give 1 to {FIRST_SEED}: seeds from {FIRST_SEED} on are scored")
     types, seeds = measured_job_types(arguments.rates), range(arguments.traces)
     data: dict[str, Any] = {
-        "cpu": cpu_name(),
+        "cpu": read_cpu_name(),
         "command": "python -m benchmarks.diagnose_policies --rates DIR",
         "seeds": list(seeds),
         "policies": {},

@@ -89,7 +89,9 @@ def _step_of_field(name: str, current: Measurement, chosen: Option, rows: Sequen
     if changes is None:
         return None, current
     command = bench_command(current.case, changes=changes)
-    return Step(name=_label(name), decision="measure", change=_text(name, now), gain=None, reason="no other was measured", command=command), current
+    return Step(
+        name=_label(name), decision="measure", change=_text(name, now), gain=None, reason="no other was measured", command=command
+    ), current
 
 
 def _more_gpus(chosen: Option, is_strong: bool) -> Step:
