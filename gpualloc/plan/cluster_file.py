@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,6 +119,14 @@ class ClusterFile(_Data):
 
     def node(self, name: str) -> ClusterNode:
         return next(node for node in self.nodes if node.name == name)
+
+    def with_ours(self, devices: Collection[tuple[str, int]]) -> ClusterFile:
+        """A copy in which these GPUs (node, index) are not busy: what runs there is ours."""
+        nodes = []
+        for node in self.nodes:
+            busy = [index for index, why in node.unavailable.items() if why == "busy" and (node.name, index) not in devices]
+            nodes.append(node.model_copy(update={"busy": busy}))
+        return self.model_copy(update={"nodes": nodes})
 
     def planned(self) -> PlannedCluster:
         return PlannedCluster(

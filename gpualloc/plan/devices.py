@@ -33,19 +33,12 @@ def deal_devices(cluster: ClusterFile, requests: Sequence[Request]) -> dict[str,
         chosen: list[PlannedDevice] = list(request.kept)
         for name in () if request.kept else request.nodes:
             node = cluster.node(name)
-            usable = _usable(node, requests)
-            free = [index for index in usable if free_from[name, index] <= request.start_s * (1 + 1e-12) + 1e-6]
+            free = [index for index in node.available if free_from[name, index] <= request.start_s * (1 + 1e-12) + 1e-6]
             chosen += [node.planned_device(index) for index in choose(node, free, request.gpus_per_node)]
         for device in chosen:
             free_from[device.node, device.index] = request.finish_s
         result[request.name] = tuple(chosen)
     return result
-
-
-def _usable(node: ClusterNode, requests: Sequence[Request]) -> list[int]:
-    """Available GPUs, and those that ours run on, which look busy."""
-    ours = {device.index for request in requests for device in request.kept if device.node == node.name}
-    return [index for index in range(node.num_gpus) if index in ours or index not in node.unavailable]
 
 
 def choose(node: ClusterNode, free: Sequence[int], count: int) -> list[int]:

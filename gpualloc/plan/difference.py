@@ -68,7 +68,7 @@ def differences(before: Plan | None, after: Plan, workloads: Mapping[str, Worklo
 
 
 def _is_same(a: Assignment, b: Assignment, *, ran: bool) -> bool:
-    same = ("devices", "strategy", "precision", "hook", "per_device_batch_size", "grad_accum_steps")
+    same = ("gpu_type", "devices", "strategy", "precision", "hook", "per_device_batch_size", "grad_accum_steps")
     return all(getattr(a, name) == getattr(b, name) for name in same) and (ran is (b.start_s == 0.0))
 
 

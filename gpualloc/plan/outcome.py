@@ -56,7 +56,13 @@ class Impossible:
 
 
 def compose_plan(
-    prepared: Prepared, tasks: Sequence[WorkloadTask], solved: Solved, options: PlanOptions, now_utc: datetime, waits: Mapping[str, str]
+    prepared: Prepared,
+    tasks: Sequence[WorkloadTask],
+    solved: Solved,
+    options: PlanOptions,
+    now_utc: datetime,
+    waits: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> Planned:
     schedule = solved.schedule
     assert schedule is not None
@@ -77,7 +83,7 @@ def compose_plan(
         )
         chosen[task.task.name] = (slot, ways)
     devices = deal_devices(prepared.cluster, requests)
-    assignments, measuring, notes = [], [], []
+    assignments, measuring, notes = [], [], list(notes)
     for name, (slot, ways) in chosen.items():
         if name.startswith("measure:"):
             way = ways[0]
@@ -109,14 +115,16 @@ def compose_plan(
         f"{name} should have ended by the current plan; it counts as nearly done" for name, p in prepared.progress.items() if p.is_late
     ]
     plan = Plan(
-        created_at_utc=now_utc.isoformat(timespec="seconds"),
+        created_at_utc=now_utc.isoformat(timespec="milliseconds"),
         objective=options.objective,
         seed=options.seed,
         cluster=prepared.cluster.planned(),
         assignments=tuple(assignments),
         waiting=tuple(
-            [Waiting(workload=name, reason=reason) for name, reason in waits.items()]
-            + [Waiting(workload=name, reason="it is measured first, then plan again") for name in prepared.measuring]
+            Waiting(
+                workload=name, reason=reason, samples_done=prepared.workloads[name].total_samples - prepared.progress[name].samples_left
+            )
+            for name, reason in [*waits.items(), *((name, "it is measured first, then plan again") for name in prepared.measuring)]
         ),
         measuring=tuple(sorted(measuring, key=lambda each: (each.start_s, each.workload))),
         is_pessimistic=options.is_pessimistic,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -38,18 +39,41 @@ def make_plan(
         reasons = tuple(f"{name}: {reason}" for name, reason in prepared.stuck.items())
         return Impossible(reasons=reasons, considered=all_refused(prepared), is_proven=True)
     late: dict[str, str] = {}
+    notes: list[str] = []
     tasks, solved = _solve_with_sharing(file, prepared, tasks, options)
     while solved.schedule is None:
         if not options.may_wait:
             return Impossible(reasons=(), considered=all_refused(prepared), is_proven=solved.is_proven_infeasible)
-        bound = [task for task in tasks if any(choice.latest_start_s < float("inf") for choice in task.task.choices)]
-        loser = min(bound, key=lambda task: (task.task.weight, -max(choice.latest_start_s for choice in task.task.choices), task.task.name))
-        late[loser.task.name] = "its deadline cannot be kept beside the others'"
+        loser = min(tasks, key=_order_of_losers)
+        names = [way.workload for way in loser.ways[0]]
         tasks = [task for task in tasks if task is not loser]
+        if _runs(loser):
+            tasks.append(_unbound(loser))
+            notes += [f"{name} cannot keep its deadline or budget beside the others, and goes on" for name in names]
+        else:
+            late |= dict.fromkeys(names, "its deadline cannot be kept beside the others'")
         solved = _solve(prepared, tasks, options)
     if current is not None:
         tasks, solved = _with_hysteresis(prepared, tasks, solved, options)
-    return compose_plan(prepared, tasks, solved, options, now_utc, {**prepared.stuck, **late})
+    return compose_plan(prepared, tasks, solved, options, now_utc, {**prepared.stuck, **late}, notes)
+
+
+def _order_of_losers(task: WorkloadTask) -> tuple[bool, bool, float, float, str]:
+    """Who gives way where not all deadlines can be kept: what waits with a deadline, the least important first; then what runs."""
+    latest_s = max(choice.latest_start_s for choice in task.task.choices)
+    is_bound = any(choice.latest_start_s < float("inf") for choice in task.task.choices)
+    return not is_bound, _runs(task), task.task.weight, -latest_s, task.task.name
+
+
+def _runs(task: WorkloadTask) -> bool:
+    return any(ways[0].assignment is not None for ways in task.ways)
+
+
+def _unbound(task: WorkloadTask) -> WorkloadTask:
+    """It stays where it is, whatever its deadline and budget."""
+    stays = _staying(task)
+    choices = tuple(dataclasses.replace(choice, latest_start_s=float("inf")) for choice in stays.task.choices)
+    return WorkloadTask(task=dataclasses.replace(stays.task, choices=choices), ways=stays.ways)
 
 
 def _solve(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanOptions) -> Solved:
@@ -102,11 +126,7 @@ def _with_hysteresis(
 
 def _moved(tasks: Sequence[WorkloadTask], schedule: Schedule) -> list[str]:
     """Tasks that run now and would not go on as they are."""
-    return [
-        task.task.name
-        for task in tasks
-        if any(ways[0].assignment is not None for ways in task.ways) and task.ways[schedule[task.task.name].choice][0].assignment is None
-    ]
+    return [task.task.name for task in tasks if _runs(task) and task.ways[schedule[task.task.name].choice][0].assignment is None]
 
 
 def _staying(task: WorkloadTask) -> WorkloadTask:

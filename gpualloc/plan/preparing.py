@@ -50,6 +50,8 @@ def prepare(
     """Offers and tasks of all workloads."""
     workloads = {workload.name: workload for workload in file.workloads}
     progress = find_progress(workloads, cluster, current, knowledge, now_utc)
+    assignments = [each.assignment for each in progress.values() if each.assignment is not None]
+    cluster = cluster.with_ours({(device.node, device.index) for assignment in assignments for device in assignment.devices})
     built, measuring, stuck = {}, {}, {}
     for name, workload in workloads.items():
         offers = find_offers(workload, cluster, knowledge, min_efficiency=options.min_efficiency, is_pessimistic=options.is_pessimistic)
@@ -68,7 +70,7 @@ def prepare(
         built=built,
         measuring=measuring,
         stuck=stuck,
-        nodes=free_nodes(cluster, progress),
+        nodes=free_nodes(cluster),
         progress=progress,
         is_pessimistic=options.is_pessimistic,
     )

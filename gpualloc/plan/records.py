@@ -16,7 +16,7 @@ from gpualloc.errors import UsageError
 from gpualloc.plain_data import from_json
 from gpualloc.whole_files import write_whole
 
-PLAN_SCHEMA_VERSION = 1
+PLAN_SCHEMA_VERSION = 2  # 2: what a waiting workload has done
 
 _CLOSED = {"extra": "forbid"}  # pydantic's: a misspelt field is an error, not a default
 
@@ -125,6 +125,7 @@ class Waiting:
 
     workload: str
     reason: str
+    samples_done: float = 0.0  # before it was stopped
 
 
 @dataclass(frozen=True, kw_only=True)

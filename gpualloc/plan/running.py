@@ -24,6 +24,7 @@ class Progress:
     assignment: Assignment | None = None  # where it runs; None: it does not
     rate: PlannedRate | None = None  # there
     is_late: bool = False  # it should have ended
+    has_started: bool = False  # by the current plan: to run elsewhere or again it has to restart
 
 
 def elapsed_s(plan: Plan, now_utc: datetime) -> float:
@@ -55,35 +56,68 @@ def find_progress(
         return result
     elapsed = elapsed_s(current, now_utc)
     nodes = {node.name: node for node in cluster.nodes}
-    for assignment in current.assignments:
+    stopped = {each.workload: each.samples_done for each in current.waiting}
+    holders: dict[tuple[str, int], set[str]] = {}  # of GPUs, among what has started and not ended
+    for assignment in sorted(current.assignments, key=lambda each: each.start_s):
         workload = workloads.get(assignment.workload)
-        if workload is None or assignment.start_s > elapsed:
+        if workload is None:
             continue
-        is_here = all(device.node in nodes and device.index < nodes[device.node].num_gpus for device in assignment.devices)
-        is_reserved = any(nodes[d.node].unavailable.get(d.index) == "reserved" for d in assignment.devices) if is_here else False
+        devices = [(device.node, device.index) for device in assignment.devices]
+        before_it = set[str]().union(*(holders.get(device, set()) for device in devices)) - set(assignment.shares_gpu_with)
+        if assignment.start_s > elapsed or before_it:  # the one before it may be late
+            stopped[workload.name] = assignment.samples_done
+            continue
+        is_here = all(
+            node in nodes and nodes[node].gpu_type == assignment.gpu_type and index < nodes[node].num_gpus for node, index in devices
+        )
+        is_reserved = is_here and any(nodes[node].unavailable.get(index) == "reserved" for node, index in devices)
         rate = current_rate(workload, cluster, assignment, knowledge) if is_here else assignment.samples_per_s
-        done = assignment.samples_done + (elapsed - assignment.start_s) * rate.value
+        training_s = max(elapsed - assignment.start_s - _restart_s(assignment, is_pessimistic=current.is_pessimistic), 0.0)
+        done = assignment.samples_done + training_s * rate.value
         if workload.samples_done is not None:
             done = workload.samples_done
         total = workload.total_samples
         is_late = workload.samples_done is None and done > total * (1 - _LEAST_LEFT)
         left = max(total - done, total * _LEAST_LEFT if is_late else 0.0)
         runs = is_here and not is_reserved
+        if runs:
+            for device in devices:
+                holders.setdefault(device, set()).add(workload.name)
         result[workload.name] = Progress(
-            samples_left=left, assignment=assignment if runs else None, rate=rate if runs else None, is_late=is_late
+            samples_left=left,
+            assignment=assignment if runs else None,
+            rate=rate if runs else None,
+            is_late=is_late,
+            has_started=True,
         )
+    for name, done in stopped.items():
+        workload = workloads.get(name)
+        if workload is not None and workload.samples_done is None:
+            left = max(workload.total_samples - done, workload.total_samples * _LEAST_LEFT)
+            result[name] = Progress(samples_left=left, has_started=done > 0)
     return result
 
 
+def _restart_s(assignment: Assignment, *, is_pessimistic: bool) -> float:
+    """What of the planned time is for its (re)start."""
+    if assignment.samples_total is None:
+        return 0.0
+    rate = assignment.samples_per_s
+    planned_s = (assignment.samples_total - assignment.samples_done) / (rate.low if is_pessimistic else rate.value)
+    return max(assignment.finish_s - assignment.start_s - planned_s, 0.0)
+
+
 def current_rate(workload: Workload, cluster: ClusterFile, assignment: Assignment, knowledge: Knowledge) -> PlannedRate:
-    """As measured with the settings that it runs with, else as planned."""
+    """As measured with the settings that it runs with, else as its table has it now, else as planned."""
     asked = dataclasses.replace(knowledge, forecaster=None)
     if assignment.gpu_type not in cluster.gpu_types:
         return assignment.samples_per_s
     shape = (assignment.num_nodes, assignment.num_gpus)
-    for known in find_rates(workload.model_copy(update={"rates": []}), cluster, assignment.gpu_type, [shape], asked):
-        settings = (known.strategy, known.precision, known.hook, known.per_device_batch_size)
-        if settings == (assignment.strategy, assignment.precision, assignment.hook, assignment.per_device_batch_size):
+    measured = find_rates(workload.model_copy(update={"rates": []}), cluster, assignment.gpu_type, [shape], asked)
+    tables = () if assignment.shares_gpu_with else find_rates(workload, cluster, assignment.gpu_type, [shape], asked)
+    for known in (*measured, *tables):
+        is_batch = known.per_device_batch_size in (None, assignment.per_device_batch_size)
+        if is_batch and (known.strategy, known.precision, known.hook) == (assignment.strategy, assignment.precision, assignment.hook):
             from gpualloc.plan.offers import num_data_ranks
 
             ranks = num_data_ranks(workload, cluster.nodes_of(assignment.gpu_type)[0], known)

@@ -138,7 +138,7 @@ class _Search:
         if choice.start_s is not None:
             nodes = tuple(names[: choice.num_nodes])
             is_free = all(profiles[name].free_until(choice.start_s, count, choice.duration_s) is None for name in nodes)
-            return (choice.start_s, nodes) if is_free else None
+            return (choice.start_s, nodes) if is_free and choice.start_s <= choice.latest_start_s else None
         starts = sorted(
             (profiles[name].earliest(count, choice.duration_s), profiles[name].num_gpus, place, name) for place, name in enumerate(names)
         )

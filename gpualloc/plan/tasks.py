@@ -50,16 +50,9 @@ class BuiltTask:
     offers: tuple[Offer, ...]
 
 
-def free_nodes(cluster: ClusterFile, progress: Mapping[str, Progress]) -> tuple[NodeGpus, ...]:
-    """What may be given out: available GPUs, and those that our running workloads make busy."""
-    ours: dict[str, set[int]] = {}
-    for each in progress.values():
-        for device in each.assignment.devices if each.assignment is not None else ():
-            ours.setdefault(device.node, set()).add(device.index)
-    return tuple(
-        NodeGpus(name=node.name, gpu_type=node.gpu_type, num_gpus=len(set(node.available) | ours.get(node.name, set())))
-        for node in cluster.nodes
-    )
+def free_nodes(cluster: ClusterFile) -> tuple[NodeGpus, ...]:
+    """What may be given out."""
+    return tuple(NodeGpus(name=node.name, gpu_type=node.gpu_type, num_gpus=len(node.available)) for node in cluster.nodes)
 
 
 def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile, progress: Progress, *, is_pessimistic: bool) -> BuiltTask:
@@ -70,7 +63,7 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
         assert progress.rate is not None
         speed = progress.rate.low if is_pessimistic else progress.rate.value
         ways.append(Way(workload=workload.name, offer=None, assignment=assignment, duration_s=left / speed))
-    restart_s = workload.restart_cost_s if assignment is not None else 0.0
+    restart_s = workload.restart_cost_s if progress.has_started else 0.0
     twin = None if assignment is None else next((offer for offer in offers if _is_as_now(offer, assignment)), None)
     if twin is not None and twin.rate is not None and progress.rate is not None:
         # Off by a factor here, a table or a forecast is taken to be off by it on other counts of the type, too.
@@ -78,8 +71,12 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
         twin = next(offer for offer in offers if offer.shape == twin.shape)
     result_offers = []
     for offer in offers:
-        if offer is twin:  # to stay is a way already, and needs no restart
+        if offer is twin:  # to stay is a way already; on other GPUs, or later, it needs a restart
             result_offers.append(offer)
+            if offer.refusal is None and workload.preemptible:
+                duration_s = restart_s + left / offer.speed(is_pessimistic=is_pessimistic)
+                if _limit_refusal(workload, cluster, offer.gpu_type, offer.num_gpus, duration_s) is None:
+                    ways.append(Way(workload=workload.name, offer=offer, assignment=None, duration_s=duration_s, restart_s=restart_s))
             continue
         if offer.refusal is None and assignment is not None and not workload.preemptible:
             offer = dataclasses.replace(offer, refusal="it runs and is not preemptible")
@@ -90,12 +87,17 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
             if refusal is None:
                 ways.append(Way(workload=workload.name, offer=offer, assignment=None, duration_s=duration_s, restart_s=restart_s))
         result_offers.append(offer)
+    if assignment is not None and len(ways) > 1 and not _is_still_allowed(workload, assignment):
+        del ways[0]
     best = max((_per_money(cluster, way, left) for way in ways), default=0.0)
     choices = []
     for way in ways:
         gpu_type, num_nodes, num_gpus = way_shape(way)
         money = _money(cluster, gpu_type, num_gpus, way.duration_s)
         stays = way.assignment
+        latest_start_s = _deadline_s(workload) - way.duration_s
+        if stays is not None and _limit_refusal(workload, cluster, gpu_type, num_gpus, way.duration_s) is not None:
+            latest_start_s = -float("inf")
         choices.append(
             Choice(
                 gpu_type=gpu_type,
@@ -105,13 +107,24 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
                 tail_s=workload.weight * way.duration_s,
                 money=money or 0.0,
                 merit=workload.weight * _per_money(cluster, way, left) / best if best > 0 else 0.0,
-                latest_start_s=float("inf") if workload.deadline_h is None else workload.deadline_h * _HOUR_S - way.duration_s,
+                latest_start_s=latest_start_s,
                 nodes=None if stays is None else tuple(sorted({device.node for device in stays.devices})),
                 start_s=None if stays is None else 0.0,
             )
         )
     task = Task(name=workload.name, weight=workload.weight, choices=tuple(choices))
     return BuiltTask(task=WorkloadTask(task=task, ways=tuple((way,) for way in ways)), offers=tuple(result_offers))
+
+
+def _is_still_allowed(workload: Workload, assignment: Assignment) -> bool:
+    """By what the workload may have now, which may have changed since it started."""
+    return (
+        workload.min_gpus <= assignment.num_gpus <= workload.max_gpus
+        and (workload.gpu_types is None or assignment.gpu_type in workload.gpu_types)
+        and assignment.strategy in workload.strategies
+        and assignment.precision in workload.precisions
+        and (workload.hooks is None or assignment.hook in workload.hooks)
+    )
 
 
 def _is_as_now(offer: Offer, assignment: Assignment) -> bool:

@@ -65,6 +65,7 @@ class Watcher:
         self._known: dict[str, Workload] = {}
         self._cluster: ClusterFile | None = None
         self._told_error: str | None = None
+        self._deadlines: dict[str, tuple[float, datetime]] = {}  # workload -> hours, and since when
 
     def look(self, now_utc: datetime) -> list[Decision]:
         """What happened since the look before and what follows from it; [] where nothing did.
@@ -92,7 +93,8 @@ class Watcher:
         if not events and not is_first:
             return []
         shown = WorkloadsFile.model_construct(
-            workloads=list(open_ones.values()), sharing=[each for each in file.sharing if set(each.workloads) <= set(open_ones)]
+            workloads=[self._with_hours_left(each, now_utc) for each in open_ones.values()],
+            sharing=[each for each in file.sharing if set(each.workloads) <= set(open_ones)],
         )
         try:
             found = make_plan(shown, cluster, self._knowledge, self._options, now_utc=now_utc, current=self.plan)
@@ -105,6 +107,17 @@ class Watcher:
         concerned = {event.workload for event in events}
         told = [each for each in changes if each.kind != "ends" and (is_first or each.kind != "stays" or each.workload in concerned)]
         return [*events, *(Decision(at_utc=at_utc, workload=each.workload, event=each.kind, text=each.text) for each in told)]
+
+    def _with_hours_left(self, workload: Workload, now_utc: datetime) -> Workload:
+        """Its deadline from now on: it counts from the first look at which the file had it so."""
+        if workload.deadline_h is None:
+            return workload
+        told_h, since = self._deadlines.get(workload.name, (None, now_utc))
+        if told_h != workload.deadline_h:
+            since = now_utc
+            self._deadlines[workload.name] = workload.deadline_h, since
+        passed_h = (now_utc - since).total_seconds() / 3600
+        return workload.model_copy(update={"deadline_h": workload.deadline_h - passed_h})
 
     def _look_at_store(self) -> None:
         state = [_stat(self._store_path), _stat(self._store_path.with_name(self._store_path.name + "-wal"))]

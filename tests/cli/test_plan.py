@@ -66,7 +66,7 @@ def test_the_guide_shows_what_the_command_prints() -> None:
 def test_json_says_all_that_the_tables_say_and_the_plan_file_is_its_plan(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     result = json.loads(run(EXAMPLE, "--cluster", CLUSTER, "--json", "--out", str(out)).stdout)
-    assert result["plan"]["schema_version"] == 1
+    assert result["plan"]["schema_version"] == 2
     assert json.loads(out.read_text()) == result["plan"]
     assert {each.workload for each in read_plan(out).assignments} == {"photos", "chat", "notes"}
     assert result["optimality_gap"] == pytest.approx(0, abs=1e-5)

@@ -172,14 +172,14 @@ def test_a_plan_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     plan = plan_of(workloads_file(workload(command=["python", "train.py"])), cluster({})).plan
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json") == plan
-    assert json.loads((tmp_path / "plan.json").read_text())["schema_version"] == 1
+    assert json.loads((tmp_path / "plan.json").read_text())["schema_version"] == 2
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "is a plan of schema 2, this gpualloc reads up to 1"),
+        ({"schema_version": 3}, "is a plan of schema 3, this gpualloc reads up to 2"),
         ({"schema_version": None}, "is not a plan: schema_version is None"),
         ({"objective": "best"}, "objective: input should be 'mean_jct', 'makespan'"),
         ({"extra": 1}, "extra: unexpected keyword argument"),

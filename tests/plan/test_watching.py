@@ -170,3 +170,15 @@ def test_a_watcher_goes_on_from_a_plan_that_runs(watcher: Watcher, write: Write,
     write(workload("a"), workload("b"))
     assert texts(again, 60) == ["b arrived", "a stays: 1 x A100 (n0: 0)", "b starts: 1 x A100 (n0: 1)"]
     assert os.path.exists(file)
+
+
+def test_a_deadline_counts_from_when_the_file_first_had_it(watcher: Watcher, write: Write) -> None:
+    running, waiting = workload("running", max_gpus=2, rates={("A100", 2): 100.0}, preemptible=False), workload("waiting", deadline_h=2.5)
+    write(running, waiting)
+    watcher.look(NOW)
+    assert watcher.planned is not None
+    write(running, waiting, workload("urgent", weight=9.0, max_gpus=2, rates={("A100", 2): 150.0}))
+    watcher.look(NOW + timedelta(hours=0.9))
+    assert watcher.plan is not None
+    finish_s = {each.workload: each.finish_s for each in watcher.plan.assignments}
+    assert finish_s["waiting"] <= (2.5 - 0.9) * 3600 + 1
