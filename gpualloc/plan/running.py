@@ -114,7 +114,7 @@ def current_rate(workload: Workload, cluster: ClusterFile, assignment: Assignmen
         return assignment.samples_per_s
     shape = (assignment.num_nodes, assignment.num_gpus)
     measured = find_rates(workload.model_copy(update={"rates": []}), cluster, assignment.gpu_type, [shape], asked)
-    tables = () if assignment.shares_gpu_with else find_rates(workload, cluster, assignment.gpu_type, [shape], asked)
+    tables = [] if assignment.shares_gpu_with else find_rates(workload, cluster, assignment.gpu_type, [shape], asked)
     for known in (*measured, *tables):
         is_batch = known.per_device_batch_size in (None, assignment.per_device_batch_size)
         if is_batch and (known.strategy, known.precision, known.hook) == (assignment.strategy, assignment.precision, assignment.hook):

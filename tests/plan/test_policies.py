@@ -112,6 +112,26 @@ def test_a_plan_planned_again_and_again_settles(name: str, left: float | None) -
     assert policy.allocate(120.0, jobs, TWO_TYPES, plan) == plan
 
 
+@pytest.mark.parametrize("left", [0.0, float("inf"), None])
+def test_who_says_nothing_useful_of_its_work_is_no_shorter_for_it(left: float | None) -> None:
+    """Nothing left, and still here: it gives way to one of two minutes."""
+    cluster = make_cluster(a=("slow", 1))
+    old = make_job("old", progress_done=1200.0, progress_left=left, restart_cost_s=10.0)
+    new = make_job("new", progress_left=120.0, restart_cost_s=10.0)
+    current = {"old": Allocation.of("slow", {"a": 1})}
+    assert set(policy_named().allocate(0.0, [old, new], cluster, current)) == {"new"}
+    assert set(policy_named().allocate(0.0, [old], cluster, {})) == {"old"}
+
+
+def test_jobs_that_fit_nowhere_change_nothing_for_the_others() -> None:
+    jobs = [make_job(f"j{number}", exponent=0.5 + number / 20, progress_left=1000.0 * 2**number) for number in range(8)]
+    nowhere = [make_job(f"n{number}", gpu_types=["absent"], progress_left=100.0) for number in range(30)]
+    plan = policy_named().allocate(0.0, jobs, TWO_TYPES, {})
+    assert policy_named().allocate(0.0, [*jobs, *nowhere], TWO_TYPES, {}) == plan
+    later = [replace(job, age_s=600.0, progress_done=1.0) for job in jobs[:3]]
+    assert policy_named().allocate(60.0, [*later, *nowhere], TWO_TYPES, plan) == policy_named().allocate(60.0, later, TWO_TYPES, plan)
+
+
 def test_a_heavy_job_goes_before_a_light_one() -> None:
     cluster = make_cluster(a=("slow", 1))
     jobs = [make_job("light", progress_left=1000.0), make_job("heavy", progress_left=1000.0, weight=5.0)]

@@ -28,7 +28,7 @@ from gpualloc.plan.protocol import Allocation, ClusterView, JobView, Plan
 
 FloatArray = NDArray[np.float64]
 _LEAST_LEFT = 0.05  # of what is done: what a job that says it is nearly finished counts as having left; it may have erred
-_KEPT = 0.2, 0.9  # limits of the share of the time that an allocation lasts that its restart leaves
+_KEPT = 0.5, 0.9  # limits of the share of the time that an allocation lasts that its restart leaves
 _LEVEL = 3.0  # Jobs that declare nothing count alike within such a factor of work done: else equal ones overtake one another for ever
 _LEAST_TIME_S = 1.0  # that a job has left
 _CALM_S = 3600.0  # without an arrival
@@ -45,6 +45,10 @@ class Completion:
 
     def allocate(self, now_s: float, jobs: Sequence[JobView], cluster: ClusterView, current: Plan) -> dict[str, Allocation]:
         choices = choices_of(jobs, cluster, current)
+        is_able = choices.rates.any(axis=1) | choices.is_fixed
+        if not is_able.all():  # who fits nowhere ends never: it tells nothing of the next change
+            able = [job for job, can_run in zip(choices.jobs, is_able.tolist(), strict=True) if can_run]
+            choices = choices_of(able, cluster, current)
         if self._is_settled(choices):
             return {job.job_id: current[job.job_id] for job, held in zip(choices.jobs, choices.held, strict=True) if held >= 0}
         return place(choices, self.choose(choices), cluster, current)
@@ -86,7 +90,8 @@ class Completion:
         left, done = choices.attribute("progress_left"), choices.attribute("progress_done")
         guessed = self.unknown_work_s * base
         guessed = guessed * _middle_of_level(done / guessed)
-        return np.maximum(np.where(np.isnan(left), guessed, left), np.maximum(_LEAST_LEFT * done, 1e-9 * base)) / base
+        is_told = np.isfinite(left) & (left > 0)  # none left, and still here: its word is worth nothing
+        return np.maximum(np.where(is_told, left, guessed), np.maximum(_LEAST_LEFT * done, 1e-9 * base)) / base
 
     def _price_factors(self, time_left_s: FloatArray) -> FloatArray:
         """[J] f_j: the mean number of present jobs still there over a job's remaining time, over their number now, to `price_power`."""
