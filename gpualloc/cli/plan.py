@@ -72,7 +72,6 @@ def plan(
     from gpualloc.plan.planner import make_plan
     from gpualloc.plan.preparing import PlanOptions
     from gpualloc.plan.records import read_plan
-    from gpualloc.plan.workloads import read_workloads
     from gpualloc.store import default_store_path
 
     for option, share in (("--min-efficiency", min_efficiency), ("--hysteresis", hysteresis)):
@@ -95,7 +94,7 @@ def plan(
     before = None if current is None else read_plan(current)
     if watch:
         return _watch(workloads, cluster, store_path, options, before, out, interval_s=interval_s, as_json=as_json)
-    file, nodes = read_workloads(workloads), _read_cluster(cluster)
+    file, nodes = _left_to_plan(workloads), _read_cluster(cluster)
     knowledge, now_utc = _read_knowledge(store_path), datetime.now(timezone.utc)
     with show_working(f"planning {len(file.workloads)} workloads"):
         found = make_plan(file, nodes, knowledge, options, now_utc=now_utc, current=before)
@@ -105,6 +104,20 @@ def plan(
         _write(found.plan, out)
     _print(found, file, before, now_utc, as_json=as_json)
     return None
+
+
+def _left_to_plan(path: Path) -> WorkloadsFile:
+    """The workloads file without what is done, which is told."""
+    from gpualloc.plan.workloads import read_workloads, without_done
+
+    read = read_workloads(path)
+    file = without_done(read)
+    if not file.workloads:
+        raise UsageError(f"{path}: samples_done of every workload has reached its total: nothing is left to plan; add a workload")
+    for each in read.workloads:
+        if each.is_done:
+            print(f"gpualloc: {each.name} is left out: its {each.total_samples:,.0f} samples are done", file=sys.stderr)
+    return file
 
 
 def _read_cluster(path: Path | None) -> ClusterFile:

@@ -14,7 +14,7 @@ from gpualloc.plan.problem import Choice, NodeGpus
 def finish_time_fairness(
     choices: Mapping[str, Sequence[Choice]], finish_s: Mapping[str, float], nodes: Sequence[NodeGpus]
 ) -> dict[str, float]:
-    """Workload -> rho, of those that finish."""
+    """Workload -> rho, of those that finish and have something left to do."""
     result = {}
     for name, finish in finish_s.items():
         alone = []
@@ -22,6 +22,6 @@ def finish_time_fairness(
             share = sum(node.num_gpus for node in nodes if node.gpu_type == choice.gpu_type) / len(choices)
             if share > 0:
                 alone.append(choice.duration_s * max(1.0, choice.num_gpus / share))
-        if alone:
+        if alone and min(alone) > 0:
             result[name] = finish / min(alone)
     return result

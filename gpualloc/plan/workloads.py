@@ -174,6 +174,10 @@ class Workload(_Data):
         assert self.epochs is not None
         return self.dataset_size * self.epochs
 
+    @property
+    def is_done(self) -> bool:
+        return (self.samples_done or 0.0) >= self.total_samples
+
 
 class Sharing(_Data):
     """How much slower two workloads are on one GPU, as it was measured; each must allow it with may_share_gpu."""
@@ -205,6 +209,13 @@ class WorkloadsFile(_Data):
                 if name not in names:
                     raise ValueError(f"sharing names {name!r}, which is no workload; choose of {', '.join(names)}")
         return self
+
+
+def without_done(file: WorkloadsFile) -> WorkloadsFile:
+    """Those with samples left, and the sharing among them."""
+    left = [each for each in file.workloads if not each.is_done]
+    names = {each.name for each in left}
+    return file.model_copy(update={"workloads": left, "sharing": [each for each in file.sharing if set(each.workloads) <= names]})
 
 
 def read_workloads(path: Path, *, may_be_empty: bool = False) -> WorkloadsFile:

@@ -12,7 +12,7 @@ import yaml
 from gpualloc.errors import UsageError
 from gpualloc.plan.cluster_file import ClusterNode, is_same_device, read_cluster
 from gpualloc.plan.records import plan_from_json, plan_to_json, read_plan, write_plan
-from gpualloc.plan.workloads import BatchPolicy, read_workloads
+from gpualloc.plan.workloads import BatchPolicy, read_workloads, without_done
 from tests.plan.inputs import cluster, plan_of, workload, workloads_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plan"
@@ -190,3 +190,14 @@ def test_a_file_that_is_no_plan(changes: dict[str, Any], message: str) -> None:
     data = plan_to_json(plan_of(workloads_file(workload()), cluster({})).plan)
     with pytest.raises(UsageError, match=message):
         plan_from_json({**data, **changes}, file="plan.json")
+
+
+def test_what_is_done_is_left_out_and_so_is_its_sharing() -> None:
+    entry = {"workloads": ["a", "b"], "gpu_type": "A100", "slowdown": {"a": 1.2, "b": 1.1}, "source": "here"}
+    file = workloads_file(workload("a", samples_done=360_000), workload("b", samples_done=359_999), sharing=[entry])
+    left = without_done(file)
+    assert ([each.name for each in left.workloads], left.sharing) == (["b"], [])
+
+
+def test_a_workload_with_nothing_left_can_be_planned() -> None:
+    assert plan_of(workloads_file(workload("a", samples_done=400_000), workload("b")), cluster({})).fairness == {"b": pytest.approx(1.0)}
