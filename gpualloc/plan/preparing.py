@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from gpualloc.errors import UsageError
 from gpualloc.plan.cluster_file import ClusterFile
 from gpualloc.plan.offers import DEFAULT_MIN_EFFICIENCY, Offer, find_offers
 from gpualloc.plan.problem import NodeGpus, Problem
@@ -17,6 +18,8 @@ from gpualloc.plan.tasks import BuiltTask, WorkloadTask, build_task, free_nodes,
 from gpualloc.plan.workloads import Workload, WorkloadsFile
 
 DEFAULT_HYSTERESIS = 0.05  # of the score: moves of running workloads that gain less are not made
+
+WEIGHS_MONEY: tuple[Objective, ...] = ("cost", "throughput_per_money")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +50,17 @@ class Prepared:
 def prepare(
     file: WorkloadsFile, cluster: ClusterFile, knowledge: Knowledge, options: PlanOptions, *, now_utc: datetime, current: Plan | None = None
 ) -> Prepared:
-    """Offers and tasks of all workloads."""
+    """Offers and tasks of all workloads.
+
+    Raises:
+        UsageError: the objective weighs money, and what a workload may use has no price.
+    """
     workloads = {workload.name: workload for workload in file.workloads}
     progress = find_progress(workloads, cluster, current, knowledge, now_utc)
     assignments = [each.assignment for each in progress.values() if each.assignment is not None]
     cluster = cluster.with_ours({(device.node, device.index) for assignment in assignments for device in assignment.devices})
+    if options.objective in WEIGHS_MONEY:
+        _check_prices(cluster, workloads.values(), progress, options.objective)
     built, measuring, stuck = {}, {}, {}
     for name, workload in workloads.items():
         offers = find_offers(workload, cluster, knowledge, min_efficiency=options.min_efficiency, is_pessimistic=options.is_pessimistic)
@@ -79,6 +88,18 @@ def prepare(
 def problem_of(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanOptions) -> Problem:
     """What the solver is given."""
     return Problem(tasks=tuple(task.task for task in tasks), nodes=prepared.nodes, objective=options.objective)
+
+
+def _check_prices(cluster: ClusterFile, workloads: Iterable[Workload], progress: Mapping[str, Progress], objective: Objective) -> None:
+    used = {gpu_type for workload in workloads for gpu_type in workload.gpu_types or cluster.gpu_types}
+    used |= {each.assignment.gpu_type for each in progress.values() if each.assignment is not None}
+    unpriced = [gpu_type for gpu_type in cluster.gpu_types if gpu_type in used and cluster.price_of(gpu_type) is None]
+    if unpriced:
+        currency = "" if cluster.currency else " and its currency"
+        raise UsageError(
+            f"objective {objective} weighs money, and the cluster has no price for {', '.join(unpriced)}; give each in the cluster file, as in "
+            f"prices: [{{gpu_type: {unpriced[0]}, per_gpu_hour: 3.00, source: whose price list}}]{currency}, or leave it out of gpu_types"
+        )
 
 
 def _why_stuck(offers: Sequence[Offer]) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from gpualloc.plan.cluster_file import ClusterFile, ClusterNode
 from gpualloc.plan.planner import make_plan
-from gpualloc.plan.preparing import PlanOptions, Prepared, prepare
+from gpualloc.plan.preparing import WEIGHS_MONEY, PlanOptions, Prepared, prepare
 from gpualloc.plan.problem import Problem
 from gpualloc.plan.rates import Knowledge
 from gpualloc.plan.records import Plan
@@ -152,7 +152,8 @@ def _other_types(context: _Context, inputs: Inputs, workload: Workload) -> Itera
     if workload.gpu_types is None:
         return
     for gpu_type in inputs[1].gpu_types:
-        if gpu_type not in workload.gpu_types:
+        is_priced = context.options.objective not in WEIGHS_MONEY or inputs[1].price_of(gpu_type) is not None
+        if gpu_type not in workload.gpu_types and is_priced:
             changed = _with_workload(inputs, workload, gpu_types=[*workload.gpu_types, gpu_type])
             yield Change(text=f"{workload.name}: {gpu_type} among its gpu_types", size=1 / len(workload.gpu_types), inputs=changed)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.cli.test_plan import files, run
 from tests.plan.inputs import workload
@@ -24,3 +26,22 @@ def test_a_workload_that_is_done_is_left_out_and_told(tmp_path: Path) -> None:
 def test_where_all_are_done_nothing_is_planned(tmp_path: Path) -> None:
     done = run(*files(tmp_path, workload("a", samples_done=400_000)), exit_code=2)
     assert "nothing is left to plan" in done.stderr
+
+
+PRICE_OF_A100 = {"currency": "USD", "prices": [{"gpu_type": "A100", "per_gpu_hour": 3, "source": "x"}]}
+
+
+@pytest.mark.parametrize("objective", ["cost", "throughput_per_money"])
+@pytest.mark.parametrize(
+    ("prices", "gpu_types", "unpriced"), [({}, None, "A100, T4"), (PRICE_OF_A100, None, "T4"), (PRICE_OF_A100, ["A100"], None)]
+)
+def test_what_has_no_price_does_not_count_as_free(
+    objective: str, prices: dict[str, Any], gpu_types: list[str] | None, unpriced: str | None, tmp_path: Path
+) -> None:
+    arguments = files(tmp_path, workload(gpu_types=gpu_types))
+    nodes = [{"name": gpu_type, "gpu_type": gpu_type, "num_gpus": 2, "memory_gib": 16} for gpu_type in ("A100", "T4")]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"nodes": nodes, **prices}))
+    done = run(*arguments, "--objective", objective, exit_code=0 if unpriced is None else 2)
+    if unpriced is not None:
+        assert f"objective {objective} weighs money, and the cluster has no price for {unpriced}; give each" in done.stderr
+    run(*arguments)

@@ -84,3 +84,13 @@ def test_a_change_is_the_smallest_of_those_that_help() -> None:
     tight = workloads_file(workload(rates=rates, epochs=22, deadline_h=17, batch={"global_batch_size": 120}))
     assert remedy_of(tight, cluster({})).text == "1 more A100"
     assert hasattr(make_plan(*remedy_of(tight, cluster({})).inputs, Knowledge(), PlanOptions(), now_utc=NOW), "plan")
+
+
+def test_a_type_without_a_price_is_no_remedy_where_money_counts() -> None:
+    nodes = cluster({}, {"gpu_type": "T4"}, **{**PRICED, "prices": [each for each in PRICED["prices"] if each["gpu_type"] == "A100"]})
+    rates = {("A100", 1): 1.0, ("T4", 1): 100.0}
+    file = workloads_file(workload(rates=rates, gpu_types=["A100"], deadline_h=2))
+    options = PlanOptions(objective="cost")
+    remedy = smallest_change(file, nodes, Knowledge(), options, now_utc=NOW)
+    assert remedy is not None
+    assert "deadline" in remedy.text
