@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpualloc.plan.cluster_file import ClusterFile, ClusterNode
 from gpualloc.plan.fitting import MemoryOf
-from gpualloc.plan.rates import Knowledge, KnownRate, find_rates
+from gpualloc.plan.rates import Knowledge, KnownRate, find_rates, no_strategy_text, strategies_for
 from gpualloc.plan.records import PlannedRate
 from gpualloc.plan.workloads import BatchPolicy, Workload
 from gpualloc.records import BenchCase
@@ -103,9 +103,25 @@ def _offer(
         return dataclasses.replace(best, refusal=slot_refusal)
     if slot_refusal is not None:
         return dataclasses.replace(blank, refusal=slot_refusal)
+    hopeless = _hopeless(workload, cluster.nodes_of(gpu_type)[0], gpus)
     if found:
-        return next((offer for offer in found if not offer.is_unknown), found[0])
+        nearest = next((offer for offer in found if not offer.is_unknown), found[0])
+        return dataclasses.replace(nearest, is_unknown=nearest.is_unknown and hopeless is None)
+    if hopeless is not None:
+        return dataclasses.replace(blank, refusal=hopeless)
     return dataclasses.replace(blank, refusal="its rate is unknown: neither in a table nor measured nor forecast", is_unknown=True)
+
+
+def _hopeless(workload: Workload, node: ClusterNode, gpus: int) -> str | None:
+    """Why no rate would let it run on that many GPUs."""
+    strategies = strategies_for(workload, gpus)
+    if not strategies:
+        return no_strategy_text(workload, gpus)
+    cases = [KnownRate(num_nodes=1, num_gpus=gpus, strategy=strategy, precision=workload.precisions[0]) for strategy in strategies]
+    ranks = [num_data_ranks(workload, node, case) for case in cases]
+    if any(divide_batch(workload.batch, each, 1) for each in ranks):
+        return None
+    return _undivided_text(workload.batch, min(ranks))
 
 
 def _slot_refusal(cluster: ClusterFile, gpu_type: str, nodes: int, gpus: int) -> str | None:
@@ -132,7 +148,7 @@ def _rated(workload: Workload, node: ClusterNode, blank: Offer, known: KnownRate
         return dataclasses.replace(offer, refusal=problem)
     ranks = data_ranks(case)
     sizes = [known.per_device_batch_size] if known.per_device_batch_size else batch_sizes(workload.batch, ranks)
-    refusal, is_unknown = f"no batch of {_batch_text(workload.batch)} can be divided among {ranks} ranks", False
+    refusal, is_unknown = _undivided_text(workload.batch, ranks), False
     for size in sizes:
         batch = divide_batch(workload.batch, ranks, size)
         if batch is None:
@@ -180,6 +196,10 @@ def divide_batch(policy: BatchPolicy, ranks: int, size: int) -> tuple[int, int] 
     accum = max(1, -(-low // (size * ranks)))
     global_size = accum * size * ranks
     return (accum, global_size) if low <= global_size <= high else None
+
+
+def _undivided_text(policy: BatchPolicy, ranks: int) -> str:
+    return f"no batch of {_batch_text(policy)} can be divided among {ranks} ranks"
 
 
 def _batch_text(policy: BatchPolicy) -> str:

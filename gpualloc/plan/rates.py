@@ -135,11 +135,20 @@ def find_rates(
     return found
 
 
+def strategies_for(workload: Workload, num_gpus: int) -> list[str]:
+    """Those of its strategies that are meant for so many GPUs."""
+    return [name for name in workload.strategies if (name == "single") == (num_gpus == 1)]
+
+
+def no_strategy_text(workload: Workload, num_gpus: int) -> str:
+    return f"none of its strategies ({', '.join(workload.strategies)}) is for {num_gpus} GPU{'s' if num_gpus > 1 else ''}"
+
+
 def _from_table(workload: Workload, row: TableRate) -> KnownRate:
-    strategy = row.strategy or next((name for name in workload.strategies if (name == "single") == (row.num_gpus == 1)), None)
+    strategy = row.strategy or next(iter(strategies_for(workload, row.num_gpus)), None)
     refusal = None
     if strategy is None:
-        refusal = f"none of its strategies ({', '.join(workload.strategies)}) is for {row.num_gpus} GPU{'s' if row.num_gpus > 1 else ''}"
+        refusal = no_strategy_text(workload, row.num_gpus)
     precision = row.precision or workload.precisions[0]
     if strategy is not None and strategy not in workload.strategies:
         refusal = f"its table has strategy {strategy}, it allows {', '.join(workload.strategies)}"

@@ -45,3 +45,10 @@ def test_what_has_no_price_does_not_count_as_free(
     if unpriced is not None:
         assert f"objective {objective} weighs money, and the cluster has no price for {unpriced}; give each" in done.stderr
     run(*arguments)
+
+
+def test_what_can_never_run_is_not_measured(tmp_path: Path) -> None:
+    rates = {("A100", 1): 100.0, ("A100", 2): 190.0}
+    done = run(*files(tmp_path, workload("a", rates=rates, strategies=["single"], min_gpus=2)), exit_code=3)
+    assert "none of its strategies (single) is for 2 GPUs" in done.stderr
+    assert "a: min_gpus 2 -> 1" in done.stderr

@@ -197,3 +197,23 @@ def test_rehearsed_rates_are_those_over_the_clusters_links() -> None:
     other = offers_of(a100_row(0.05, **{**rehearsed, "link": "pcie4"}), rates={}, nodes=nodes, batch={"global_batch_size": 256})[1, 4]
     assert other.is_unknown
     assert image_case(**rehearsed).is_rehearsed
+
+
+TWO = [{"gpu_type": "A100", "num_gpus": 2, "samples_per_s": 190.0, "memory_gib": 4}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal", "is_unknown"),
+    [
+        ({"rates": TWO, "strategies": ["single"]}, "none of its strategies (single) is for 2 GPUs", False),
+        ({"rates": {}, "strategies": ["single"]}, "none of its strategies (single) is for 2 GPUs", False),
+        ({"rates": [{**TWO[0], "strategy": "fsdp"}], "strategies": ["single"]}, "its table has strategy fsdp, it allows single", False),
+        ({"rates": [{**TWO[0], "strategy": "fsdp"}]}, "its table has strategy fsdp, it allows single, ddp", True),
+        ({"rates": [{**TWO[0], "precision": "fp32"}]}, "its table has precision fp32, it allows fp16", True),
+        ({"rates": {}, "batch": {"global_batch_size": 3}}, "no batch of a global batch of 3 can be divided among 2 ranks", False),
+        ({"rates": {}}, "its rate is unknown: neither in a table nor measured nor forecast", True),
+    ],
+)
+def test_only_what_a_measurement_could_turn_is_unknown(fields: dict[str, Any], refusal: str, is_unknown: bool) -> None:
+    offer = offers_of(min_gpus=2, **fields)[1, 2]
+    assert (offer.refusal, offer.is_unknown) == (refusal, is_unknown)
