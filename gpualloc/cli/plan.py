@@ -95,6 +95,10 @@ def plan(
     if watch:
         return _watch(workloads, cluster, store_path, options, before, out, interval_s=interval_s, as_json=as_json)
     file, nodes = _left_to_plan(workloads), _read_cluster(cluster)
+    for entry in file.sharing:
+        if entry.gpu_type not in nodes.gpu_types:
+            where = f"{' and '.join(entry.workloads)} on {entry.gpu_type}"
+            print(f"gpualloc: sharing of {where} is ignored: the cluster has {', '.join(nodes.gpu_types)}", file=sys.stderr)
     knowledge, now_utc = _read_knowledge(store_path), datetime.now(timezone.utc)
     with show_working(f"planning {len(file.workloads)} workloads"):
         found = make_plan(file, nodes, knowledge, options, now_utc=now_utc, current=before)

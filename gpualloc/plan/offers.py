@@ -109,7 +109,19 @@ def _offer(
         return dataclasses.replace(nearest, is_unknown=nearest.is_unknown and hopeless is None)
     if hopeless is not None:
         return dataclasses.replace(blank, refusal=hopeless)
-    return dataclasses.replace(blank, refusal="its rate is unknown: neither in a table nor measured nor forecast", is_unknown=True)
+    refusal = f"its rate is unknown: neither in a table nor measured nor forecast{_table_text(workload, gpu_type)}"
+    return dataclasses.replace(blank, refusal=refusal, is_unknown=True)
+
+
+def _table_text(workload: Workload, gpu_type: str) -> str:
+    """What a table has that is of no use here, so that a misspelt type is seen."""
+    of_type = [row for row in workload.rates if row.gpu_type == gpu_type]
+    if not workload.rates or any(workload.min_gpus <= row.num_gpus <= workload.max_gpus for row in of_type):
+        return ""
+    if of_type:
+        counts = ", ".join(str(count) for count in sorted({row.num_gpus for row in of_type}))
+        return f" (its table has {counts} x {gpu_type}, it may have {workload.min_gpus} to {workload.max_gpus})"
+    return f" (its table has {', '.join(dict.fromkeys(row.gpu_type for row in workload.rates))})"
 
 
 def _hopeless(workload: Workload, node: ClusterNode, gpus: int) -> str | None:

@@ -52,3 +52,10 @@ def test_what_can_never_run_is_not_measured(tmp_path: Path) -> None:
     done = run(*files(tmp_path, workload("a", rates=rates, strategies=["single"], min_gpus=2)), exit_code=3)
     assert "none of its strategies (single) is for 2 GPUs" in done.stderr
     assert "a: min_gpus 2 -> 1" in done.stderr
+
+
+def test_sharing_on_a_type_that_is_not_there_is_told(tmp_path: Path) -> None:
+    arguments = files(tmp_path, workload("a"), workload("b"))
+    entry = {"workloads": ["a", "b"], "gpu_type": "a100", "slowdown": {"a": 1.2, "b": 1.1}, "source": "here"}
+    (tmp_path / "w.yaml").write_text(yaml.safe_dump({"workloads": [workload("a"), workload("b")], "sharing": [entry]}))
+    assert "sharing of a and b on a100 is ignored: the cluster has A100" in run(*arguments).stderr

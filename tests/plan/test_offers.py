@@ -217,3 +217,10 @@ TWO = [{"gpu_type": "A100", "num_gpus": 2, "samples_per_s": 190.0, "memory_gib":
 def test_only_what_a_measurement_could_turn_is_unknown(fields: dict[str, Any], refusal: str, is_unknown: bool) -> None:
     offer = offers_of(min_gpus=2, **fields)[1, 2]
     assert (offer.refusal, offer.is_unknown) == (refusal, is_unknown)
+
+
+def test_a_table_of_other_types_or_counts_is_named_where_the_rate_is_unknown() -> None:
+    assert str(offers_of(rates={("a100", 1): 9.0, ("H100", 1): 9.0})[1, 1].refusal).endswith("nor forecast (its table has a100, H100)")
+    many = offers_of(rates={("A100", 16): 9.0})[1, 1]
+    assert str(many.refusal).endswith("(its table has 16 x A100, it may have 1 to 8)")
+    assert str(offers_of(rates={("A100", 1): 9.0})[1, 2].refusal).endswith("nor forecast")
