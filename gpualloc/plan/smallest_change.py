@@ -1,15 +1,16 @@
 """The smallest change of the inputs that makes an impossible plan possible, found by trying: each change named here was planned with.
 
 A change's size is how much of what was asked it takes back: a deadline of 6 h instead of 5 h is 0.2, min_gpus 4 instead of 8 is 0.5, one
-more GPU beside 8 is 0.125. First each workload that no GPUs suit by itself gets the smallest change that suits it; then, if deadlines
-clash, one of them is moved as little as it takes, or GPUs are added; where no single one is enough, all deadlines are stretched by one
-factor.
+more GPU beside 8 is 0.125, and so is one of 8 freed. First each workload that no GPUs suit by itself gets the smallest change that suits
+it; then, if deadlines clash, the smallest of these is made: one of them moved as little as it takes, all of them stretched by one factor,
+GPUs freed or added.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +24,7 @@ from gpualloc.plan.records import Plan
 from gpualloc.plan.solving import solve
 from gpualloc.plan.workloads import MoneyLimit, Workload, WorkloadsFile
 
-_MAX_ADDED_GPUS = 16  # on one node; beyond it another change is named
+_MAX_ADDED_GPUS = 16  # on one node, each number tried; beyond it only what makes a count that the workload may have
 _SPARE = 1.001  # of a deadline or budget that is named: it is rounded, and a plan at the very edge helps nobody
 _HALVINGS = 12  # of the interval in which a deadline is looked for
 _HOUR_S = 3600.0
@@ -100,7 +101,6 @@ def smallest_change(
         inputs = found.inputs
     if not context.is_possible(inputs):
         found = min(_that_make_room(context, inputs), key=lambda change: change.size, default=None)
-        found = found or _stretched(context, inputs)
         if found is None:
             return None
         changes.append(found)
@@ -111,7 +111,7 @@ def _that_suit(context: _Context, inputs: Inputs, name: str) -> Iterator[Change]
     """Changes after which the workload has a choice."""
     workload = next(each for each in inputs[0].workloads if each.name == name)
     for propose in (_freed_gpus, _more_gpus, _fewer_gpus, _other_types, _later, _dearer, _less_efficient):
-        for change in propose(context, inputs, workload):
+        for change in sorted(propose(context, inputs, workload), key=lambda change: change.size):
             if context.is_suited(change.inputs, name):
                 yield change
                 break
@@ -125,27 +125,39 @@ def _fewer_gpus(context: _Context, inputs: Inputs, workload: Workload) -> Iterat
 
 def _more_gpus(context: _Context, inputs: Inputs, workload: Workload) -> Iterator[Change]:
     types = [each for each in workload.gpu_types or inputs[1].gpu_types if each in inputs[1].gpu_types]
-    for added in range(1, _MAX_ADDED_GPUS + 1):
-        for gpu_type in types:
-            yield _with_gpus(inputs, gpu_type, added)
+    for gpu_type in types:
+        there = len(_largest_node(inputs[1], gpu_type).available)
+        counts = {2**power for power in range(workload.max_gpus.bit_length())} | {workload.min_gpus}
+        counts |= {row.num_gpus for row in workload.rates if row.gpu_type == gpu_type}
+        lacking = {count - there for count in counts if workload.min_gpus <= count <= workload.max_gpus}
+        for added in {*range(1, _MAX_ADDED_GPUS + 1), *lacking}:
+            if added > 0:
+                yield _with_gpus(inputs, gpu_type, added)
 
 
 def _freed_gpus(context: _Context, inputs: Inputs, workload: Workload) -> Iterator[Change]:
+    for node in inputs[1].nodes:
+        if workload.gpu_types is None or node.gpu_type in workload.gpu_types:
+            yield from _freed_on(inputs, node)
+
+
+def _freed_on(inputs: Inputs, node: ClusterNode) -> list[Change]:
+    """One more GPU of the node with each."""
     file, cluster = inputs
-    for node in cluster.nodes:
-        if workload.gpu_types is not None and node.gpu_type not in workload.gpu_types:
-            continue
-        taken = sorted(node.unavailable)
-        for count in range(1, len(taken) + 1):
-            freed = taken[:count]
-            left = {field: [e for e in getattr(node, field) if _index_of(node, e) not in freed] for field in ("reserved", "busy")}
-            nodes = [each.model_copy(update=left) if each is node else each for each in cluster.nodes]
-            names = ", ".join(map(str, freed))
-            yield Change(
-                text=f"{node.name}: GPU {names} free instead of {node.unavailable[freed[0]]}",
-                size=count / node.num_gpus,
+    changes = []
+    taken = sorted(node.unavailable)
+    for count in range(1, len(taken) + 1):
+        freed = taken[:count]
+        left = {field: [e for e in getattr(node, field) if _index_of(node, e) not in freed] for field in ("reserved", "busy")}
+        nodes = [each.model_copy(update=left) if each is node else each for each in cluster.nodes]
+        changes.append(
+            Change(
+                text=f"{node.name}: GPU {', '.join(map(str, freed))} free instead of {node.unavailable[freed[0]]}",
+                size=count / sum(each.num_gpus for each in cluster.nodes),
                 inputs=(file, cluster.model_copy(update={"nodes": nodes})),
             )
+        )
+    return changes
 
 
 def _other_types(context: _Context, inputs: Inputs, workload: Workload) -> Iterator[Change]:
@@ -205,6 +217,12 @@ def _that_make_room(context: _Context, inputs: Inputs) -> Iterator[Change]:
         )
         if change is not None:
             yield change
+    if len(bound) > 1 and (change := _stretched(context, inputs)) is not None:
+        yield change
+    for node in inputs[1].nodes:
+        changes = _freed_on(inputs, node)
+        first = bisect_left(changes, True, key=lambda change: context.is_possible(change.inputs))
+        yield from changes[first : first + 1]
     for added in range(1, _MAX_ADDED_GPUS + 1):
         found = [_with_gpus(inputs, gpu_type, added) for gpu_type in inputs[1].gpu_types]
         able = [change for change in found if context.is_possible(change.inputs)]
@@ -216,9 +234,7 @@ def _that_make_room(context: _Context, inputs: Inputs) -> Iterator[Change]:
 def _stretched(context: _Context, inputs: Inputs) -> Change | None:
     file, cluster = inputs
     endless = (file.model_copy(update={"workloads": [each.model_copy(update={"deadline_h": None}) for each in file.workloads]}), cluster)
-    tightest = min((each.deadline_h for each in file.workloads if each.deadline_h is not None), default=None)
-    if tightest is None:
-        return None
+    tightest = min(each.deadline_h for each in file.workloads if each.deadline_h is not None)
 
     def stretched(factor: float) -> Change:
         changed = [
@@ -278,10 +294,14 @@ def _with_deadline(inputs: Inputs, workload: Workload, hours: float) -> Change:
     )
 
 
+def _largest_node(cluster: ClusterFile, gpu_type: str) -> ClusterNode:
+    return max(cluster.nodes_of(gpu_type), key=lambda each: (len(each.available), each.num_gpus))
+
+
 def _with_gpus(inputs: Inputs, gpu_type: str, added: int) -> Change:
     """More GPUs in the largest node of the type, as that node has them."""
     file, cluster = inputs
-    node = max(cluster.nodes_of(gpu_type), key=lambda each: (len(each.available), each.num_gpus))
+    node = _largest_node(cluster, gpu_type)
     new = list(range(node.num_gpus, node.num_gpus + added))
     larger = node.model_copy(
         update={"num_gpus": node.num_gpus + added, "uuids": [], "reserved": [_index_of(node, e) for e in node.reserved],

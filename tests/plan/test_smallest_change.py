@@ -94,3 +94,27 @@ def test_a_type_without_a_price_is_no_remedy_where_money_counts() -> None:
     remedy = smallest_change(file, nodes, Knowledge(), options, now_utc=NOW)
     assert remedy is not None
     assert "deadline" in remedy.text
+
+
+def test_gpus_are_added_as_far_as_the_workload_needs() -> None:
+    file = workloads_file(workload(rates={("A100", 32): 100.0}, min_gpus=32, max_gpus=32))
+    assert remedy_of(file, cluster({"num_gpus": 8})).text == "24 more A100"
+    spare = workloads_file(workload(rates={("A100", 40): 100.0}, min_gpus=20, max_gpus=64, batch={"global_batch_size": 120}))
+    assert remedy_of(spare, cluster({"num_gpus": 8, "reserved": [7]})).text == "33 more A100"
+
+
+def test_of_the_nodes_the_one_where_fewest_gpus_are_freed_is_named() -> None:
+    nodes = cluster({"reserved": [0, 1, 2, 3]}, {"reserved": [3]})
+    file = workloads_file(workload(rates={("A100", 4): 100.0}, min_gpus=4))
+    assert remedy_of(file, nodes).text == "n1: GPU 3 free instead of reserved"
+
+
+def test_where_deadlines_clash_a_reserved_gpu_may_be_freed() -> None:
+    file = workloads_file(*(workload(name, deadline_h=1.01) for name in "ab"))
+    assert remedy_of(file, cluster({"num_gpus": 3, "reserved": [1, 2]})).text == "n0: GPU 1 free instead of reserved"
+
+
+def test_all_deadlines_are_stretched_where_that_is_less_than_adding_gpus() -> None:
+    file = workloads_file(*(workload(name, deadline_h=1.5) for name in "abcdefg"))
+    remedy = remedy_of(file, cluster({"num_gpus": 2}))
+    assert remedy.text == "all deadlines 2.67 times as far away"
