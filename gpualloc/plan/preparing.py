@@ -19,6 +19,7 @@ from gpualloc.plan.workloads import Workload, WorkloadsFile
 
 DEFAULT_HYSTERESIS = 0.05  # of the score: moves of running workloads that gain less are not made
 
+_MAX_DURATION_S = 1e12  # 30,000 years: far beyond it floats no longer tell start times apart
 WEIGHS_MONEY: tuple[Objective, ...] = ("cost", "throughput_per_money")
 
 
@@ -53,7 +54,8 @@ def prepare(
     """Offers and tasks of all workloads.
 
     Raises:
-        UsageError: the objective weighs money, and what a workload may use has no price.
+        UsageError: the objective weighs money, and what a workload may use has no price; or a workload would take longer than can be
+            reckoned with.
     """
     workloads = {workload.name: workload for workload in file.workloads}
     progress = find_progress(workloads, cluster, current, knowledge, now_utc)
@@ -64,6 +66,7 @@ def prepare(
     built, measuring, stuck = {}, {}, {}
     for name, workload in workloads.items():
         offers = find_offers(workload, cluster, knowledge, min_efficiency=options.min_efficiency, is_pessimistic=options.is_pessimistic)
+        _check_durations(workload, offers, progress[name].samples_left, is_pessimistic=options.is_pessimistic)
         built[name] = build_task(workload, offers, cluster, progress[name], is_pessimistic=options.is_pessimistic)
         if built[name].task.task.choices:
             continue
@@ -90,15 +93,27 @@ def problem_of(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanO
     return Problem(tasks=tuple(task.task for task in tasks), nodes=prepared.nodes, objective=options.objective)
 
 
+def _check_durations(workload: Workload, offers: Sequence[Offer], samples: float, *, is_pessimistic: bool) -> None:
+    for offer in offers:
+        if offer.refusal is not None:
+            continue
+        speed = offer.speed(is_pessimistic=is_pessimistic)
+        if samples > speed * _MAX_DURATION_S:
+            raise UsageError(
+                f"{workload.name}: {samples:.4g} samples at {speed:.4g} a second on {offer.num_gpus} x {offer.gpu_type} take more than "
+                f"{_MAX_DURATION_S:.0e} s; correct its rates, or its dataset_size, epochs or steps"
+            )
+
+
 def _check_prices(cluster: ClusterFile, workloads: Iterable[Workload], progress: Mapping[str, Progress], objective: Objective) -> None:
     used = {gpu_type for workload in workloads for gpu_type in workload.gpu_types or cluster.gpu_types}
     used |= {each.assignment.gpu_type for each in progress.values() if each.assignment is not None}
     unpriced = [gpu_type for gpu_type in cluster.gpu_types if gpu_type in used and cluster.price_of(gpu_type) is None]
     if unpriced:
-        currency = "" if cluster.currency else " and its currency"
+        entry = f"prices: [{{gpu_type: {unpriced[0]}, per_gpu_hour: 3.00, source: whose price list}}]"
         raise UsageError(
-            f"objective {objective} weighs money, and the cluster has no price for {', '.join(unpriced)}; give each in the cluster file, as in "
-            f"prices: [{{gpu_type: {unpriced[0]}, per_gpu_hour: 3.00, source: whose price list}}]{currency}, or leave it out of gpu_types"
+            f"objective {objective} weighs money, and the cluster has no price for {', '.join(unpriced)}; give each in the cluster file, "
+            f"as in {entry}{'' if cluster.currency else ' and its currency'}, or leave it out of gpu_types"
         )
 
 

@@ -59,3 +59,11 @@ def test_sharing_on_a_type_that_is_not_there_is_told(tmp_path: Path) -> None:
     entry = {"workloads": ["a", "b"], "gpu_type": "a100", "slowdown": {"a": 1.2, "b": 1.1}, "source": "here"}
     (tmp_path / "w.yaml").write_text(yaml.safe_dump({"workloads": [workload("a"), workload("b")], "sharing": [entry]}))
     assert "sharing of a and b on a100 is ignored: the cluster has A100" in run(*arguments).stderr
+
+
+@pytest.mark.parametrize("fields", [{}, {"deadline_h": 5}])
+@pytest.mark.parametrize(("epochs", "rate"), [(1e300, 1e-30), (1e300, 100.0), (1, 1e-310)])
+def test_what_takes_for_ever_is_named(fields: dict[str, Any], epochs: float, rate: float, tmp_path: Path) -> None:
+    done = run(*files(tmp_path, workload("slow", epochs=epochs, rates={("A100", 1): rate}, **fields), workload("b")), exit_code=2)
+    assert "slow: 3.6e+" in done.stderr
+    assert "take more than 1e+12 s" in done.stderr
