@@ -86,7 +86,7 @@ class Watcher:
             return [Decision(at_utc=at_utc, workload=None, event="refused", text=f"the plan stays as it is: {error}")]
         self._told_error = None
         assert self._knowledge is not None
-        open_ones = {each.name: each for each in file.workloads if (each.samples_done or 0.0) < each.total_samples}
+        open_ones = {each.name: each for each in file.workloads if not each.is_done}
         events = self._events(open_ones, cluster, at_utc)
         is_first = self._cluster is None
         self._known, self._cluster = open_ones, cluster
@@ -99,6 +99,8 @@ class Watcher:
         try:
             found = make_plan(shown, cluster, self._knowledge, self._options, now_utc=now_utc, current=self.plan)
         except UsageError as error:
+            if is_first:
+                raise
             return [*events, Decision(at_utc=at_utc, workload=None, event="refused", text=f"the plan stays as it is: {error}")]
         assert isinstance(found, Planned), "who cannot be placed waits"
         passed_s = 0.0 if self.plan is None else elapsed_s(self.plan, now_utc)

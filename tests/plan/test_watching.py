@@ -182,3 +182,12 @@ def test_a_deadline_counts_from_when_the_file_first_had_it(watcher: Watcher, wri
     assert watcher.plan is not None
     finish_s = {each.workload: each.finish_s for each in watcher.plan.assignments}
     assert finish_s["waiting"] <= (2.5 - 0.9) * 3600 + 1
+
+
+def test_what_no_plan_can_be_made_of_is_an_error_at_the_first_look(file: Path, write: Write, tmp_path: Path) -> None:
+    write(workload())
+    store = tmp_path / "results.sqlite"
+    options = PlanOptions(may_wait=True, objective="cost")
+    unpriced = Watcher(file, read_cluster=lambda: cluster({}), read_knowledge=Knowledge, store_path=store, options=options)
+    with pytest.raises(UsageError, match="price"):
+        unpriced.look(NOW)
