@@ -47,7 +47,11 @@ def elapsed_s(plan: Plan, now_utc: datetime) -> float:
 def find_progress(
     workloads: Mapping[str, Workload], cluster: ClusterFile, current: Plan | None, knowledge: Knowledge, now_utc: datetime
 ) -> dict[str, Progress]:
-    """Workload -> progress, of all."""
+    """Workload -> progress, of all.
+
+    Raises:
+        UsageError: the current plan's time or rates cannot be.
+    """
     result = {
         name: Progress(samples_left=max(workload.total_samples - (workload.samples_done or 0.0), 0.0))
         for name, workload in workloads.items()
@@ -55,6 +59,9 @@ def find_progress(
     if current is None:
         return result
     elapsed = elapsed_s(current, now_utc)
+    still = next((each.workload for each in current.assignments if not min(each.samples_per_s.value, each.samples_per_s.low) > 0), None)
+    if still is not None:
+        raise UsageError(f"the rate of {still} in the current plan is not above 0; correct it, or leave --current out")
     nodes = {node.name: node for node in cluster.nodes}
     stopped = {each.workload: each.samples_done for each in current.waiting}
     holders: dict[tuple[str, int], set[str]] = {}  # of GPUs, among what has started and not ended

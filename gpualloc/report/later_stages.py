@@ -76,7 +76,7 @@ class PlannedCluster(_Open):
 class PlanFile(_Open):
     """What `gpualloc plan` writes."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     created_at_utc: str
     objective: str
     cluster: PlannedCluster

@@ -192,13 +192,6 @@ def test_a_file_that_is_no_plan(changes: dict[str, Any], message: str) -> None:
         plan_from_json({**data, **changes}, file="plan.json")
 
 
-def test_a_plan_whose_rates_are_none_is_refused() -> None:
-    data = plan_to_json(plan_of(workloads_file(workload()), cluster({})).plan)
-    data["assignments"][0]["samples_per_s"]["value"] = 0.0
-    with pytest.raises(UsageError, match="the rate of photos is not above 0"):
-        plan_from_json(data, file="plan.json")
-
-
 def test_what_is_done_is_left_out_and_so_is_its_sharing() -> None:
     entry = {"workloads": ["a", "b"], "gpu_type": "A100", "slowdown": {"a": 1.2, "b": 1.1}, "source": "here"}
     file = workloads_file(workload("a", samples_done=360_000), workload("b", samples_done=359_999), sharing=[entry])

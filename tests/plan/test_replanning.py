@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from gpualloc.errors import UsageError
 from gpualloc.plan.outcome import Impossible
 from gpualloc.plan.planner import make_plan
 from gpualloc.plan.preparing import PlanOptions
@@ -136,3 +138,11 @@ def test_a_node_whose_gpus_were_replaced_runs_nothing_of_the_old_plan() -> None:
     plan = plan_of(workloads_file(job), cluster({"num_gpus": 1})).plan
     (each,) = again(plan, job, nodes=cluster({"num_gpus": 1, "gpu_type": "H100"}), after_s=600).assignments
     assert (each.gpu_type, each.finish_s) == ("H100", pytest.approx(60 + 300_000 / 200))
+
+
+def test_a_current_plan_whose_rates_are_none_is_refused() -> None:
+    plan = plan_of(workloads_file(workload()), cluster({})).plan
+    (each,) = plan.assignments
+    broken = replace(plan, assignments=(replace(each, samples_per_s=replace(each.samples_per_s, value=0.0)),))
+    with pytest.raises(UsageError, match="the rate of photos in the current plan is not above 0"):
+        again(broken, workload(), nodes=cluster({}), after_s=60)
