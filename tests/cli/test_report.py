@@ -90,7 +90,7 @@ def test_everything_else_that_is_shown(tmp_path: Path) -> None:
         (["absent.json"], None, "RUN absent.json cannot be read: No such file"),
         (["FILE"], "{}", "is no exported run: KeyError('measurements')"),
         (["FILE"], "[1", "is not JSON"),
-        (["--plan", "FILE"], {**PLAN, "schema_version": 2}, "schema_version: Input should be 1"),
+        (["--plan", "FILE"], {**PLAN, "schema_version": 3}, "schema_version: Input should be 1 or 2"),
         (["--plan", "FILE"], "[]", "write it again with: gpualloc plan"),
         (["--rehearsal", "FILE"], {**REHEARSAL, "scaling": "odd"}, "scaling: Input should be 'weak' or 'strong'"),
         (["--profile", "FILE"], {"schema_version": 1, "ranks": []}, "is no profile"),
