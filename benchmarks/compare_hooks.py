@@ -232,7 +232,7 @@ def parse_arguments(description: str | None, *, default_hooks: Sequence[str]) ->
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a hook in a round (default: %(default)s)")
     parser.add_argument("--settle-steps", type=int, default=1, help="untimed steps before them (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=6, help="steps of a hook before the first round (default: %(default)s)")
-    parser.add_argument("--max-warmup", type=int, default=60, help="as many at most for hooks that decide (default: %(default)s)")
+    parser.add_argument("--max-warmup", type=int, default=120, help="as many at most for hooks that decide (default: %(default)s)")
     parser.add_argument("--one-at-a-time", action="store_true", help="all rounds of a hook, then the next: less memory, but drift counts")
     parser.add_argument("--timeout-s", type=float, default=900.0, help="of a model with all its hooks (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file to write")

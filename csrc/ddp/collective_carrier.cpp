@@ -89,17 +89,17 @@ c10::intrusive_ptr<c10::ivalue::Future> CollectiveCarrier::agree_max(const at::T
 }
 
 void CollectiveCarrier::carry(Shipment shipment) {
-  const bool exchanges = shipment.wire == Wire::int8 || (sum_in_fp32_ && shipment.wire != Wire::fp32);
   for (int number = 0; number < shipment.slices; ++number) {
     Slice slice = slice_of(shipment, number);
-    if (exchanges) {
+    if (exchanges(shipment)) {
       exchange(shipment, slice);
       continue;
     }
     const Future arrived = start(shipment, slice);
-    if (number == 0) shipment.stamp(&TransferStamps::packed);
+    make_room(shipment, slice);
     if (arrived->completed() && !shipment.device().is_cpu()) {
-      const c10::StreamGuard guard(side_stream(slice.lane, shipment.device()));
+      // One for all lanes: streams beyond the device's queues wait for each other without need.
+      const c10::StreamGuard guard(side_stream(0, shipment.device()));
       arrived->wait();   // this stream and not the host
       arrived->value();  // throws what made it fail
       finish(shipment, slice);
@@ -121,16 +121,21 @@ void CollectiveCarrier::carry(Shipment shipment) {
   join(shipment);
 }
 
-// The slices' streams become one, on which the shipment is complete.
+// Exchanged slices' streams become one, on which the shipment is complete.
 void CollectiveCarrier::join(const Shipment& shipment) {
-  const int first = shipment.slices == 1 ? shipment.index % shipment.lanes : 0;
+  const int num_streams = exchanges(shipment) ? std::min(shipment.lanes, shipment.slices) : 1;
+  const int first = exchanges(shipment) && shipment.slices == 1 ? shipment.index % shipment.lanes : 0;
   const c10::StreamGuard guard(side_stream(first, shipment.device()));
-  for (int lane = 1; lane < std::min(shipment.lanes, shipment.slices); ++lane) {
+  for (int lane = 1; lane < num_streams; ++lane) {
     c10::Event arrived(shipment.device().type());
     arrived.record(side_stream(lane, shipment.device()));
     arrived.block(guard.current_stream());
   }
   shipment.complete();
+}
+
+bool CollectiveCarrier::exchanges(const Shipment& shipment) const {
+  return shipment.wire == Wire::int8 || (sum_in_fp32_ && shipment.wire != Wire::fp32);
 }
 
 int64_t CollectiveCarrier::Slice::numel() const {
@@ -160,6 +165,16 @@ CollectiveCarrier::Future CollectiveCarrier::start(const Shipment& shipment, Sli
     pack_all(slice.buffers, slice.residuals, tensors.front(), shipment.scale / group.getSize(), shipment.wire_state);
   }
   return group.allreduce(tensors)->getFuture();
+}
+
+// For the collective that was just started. A timed event holds what the stream computes next until the narrowing has ended, so that the
+// collective, which waits for the same, finds multiprocessors to begin on. Without one it waits behind the next kernels of the backward
+// pass: measured, on two halves of an H100, at 69 ms a step of ResNet-50 instead of 56.
+void CollectiveCarrier::make_room(const Shipment& shipment, const Slice& slice) const {
+  TransferStamps* const stamps = slice.number == 0 ? shipment.own_stamps() : nullptr;
+  if (stamps == nullptr && (shipment.device().is_cpu() || shipment.wire == Wire::fp32)) return;
+  Stamp packed = Stamp::now(shipment.device());
+  if (stamps != nullptr) stamps->packed = std::move(packed);
 }
 
 void CollectiveCarrier::finish(const Shipment& shipment, const Slice& slice) {
@@ -192,8 +207,8 @@ void CollectiveCarrier::exchange(const Shipment& shipment, const Slice& slice) {
     pack_all(slice.buffers, slice.residuals, wire, shipment.scale / static_cast<double>(world_size), shipment.wire_state);
   }
   range.reset();
-  if (slice.number == 0) shipment.stamp(&TransferStamps::packed);
   const Future shards = all_to_all(group, received, sent)->getFuture();
+  make_room(shipment, slice);
   TORCH_CHECK(shards->completed() && !shipment.device().is_cpu(),
               "gpualloc: wire=\"int8\" and accumulate=\"fp32\" need NCCL or gloo on the CPU, got a process group that is neither");
   const c10::StreamGuard guard(side_stream(slice.lane, shipment.device()));

@@ -56,7 +56,9 @@ class CollectiveCarrier final : public Carrier {
 
   Slice slice_of(const Shipment& shipment, int number) const;
   Future start(const Shipment& shipment, Slice& slice);
+  void make_room(const Shipment& shipment, const Slice& slice) const;
   void finish(const Shipment& shipment, const Slice& slice);
+  bool exchanges(const Shipment& shipment) const;
   void exchange(const Shipment& shipment, const Slice& slice);
   void join(const Shipment& shipment);
   int64_t shard_bytes(const Shipment& shipment, const Slice& slice) const;
@@ -65,7 +67,7 @@ class CollectiveCarrier final : public Carrier {
   const std::vector<Group>& lanes_;
   const bool sum_in_fp32_;
   Arena arena_;
-  std::vector<c10::Stream> side_streams_;  // by lane
+  std::vector<c10::Stream> side_streams_;  // by lane where shards are exchanged
 };
 
 // Starts the average of `tensors` over the ranks.

@@ -9,8 +9,9 @@ namespace gpualloc {
 namespace {
 
 constexpr size_t kSettleSteps = 3;  // allocators, autotuners and DDP's own first steps
-constexpr size_t kBaseRounds = 3, kTrialRounds = 3, kFinalRounds = 6;
-constexpr size_t kFinalists = 3;
+constexpr size_t kBaseRounds = 3, kTrialRounds = 2, kFinalRounds = 3;
+constexpr size_t kTrialBlock = 2, kFinalBlock = 4;  // steps by the same plan in a row, the first of which is not counted
+constexpr size_t kFinalists = 4;
 constexpr size_t kSamplePeriod = 16;  // decided: one step in so many is timed,
 constexpr size_t kReviewPeriod = 512;  // and after so many the timed ones are looked at
 constexpr double kDrift = 0.25;        // relative change of the span that calls for new measurements
@@ -58,9 +59,11 @@ void Controller::begin_step(const Buckets& buckets, const AgreeMax& agree) {
   }
 
   const bool measures = phase_ != Phase::settle && phase_ != Phase::decided;
-  if (measures) plan_ = candidates_[static_cast<size_t>(active_[step_ % active_.size()])].plan;
+  if (measures) plan_ = candidates_[static_cast<size_t>(active_[step_ / block_ % active_.size()])].plan;
   const bool timed = measures || (phase_ == Phase::decided && step_ % kSamplePeriod == 0);
-  stamps_ = timed ? std::make_shared<StepStamps>(plan_.size()) : nullptr;
+  // Of plans that compete only the step is timed: stamps within it change what they measure.
+  const bool competes = phase_ == Phase::trial || phase_ == Phase::final;
+  stamps_ = timed ? std::make_shared<StepStamps>(competes ? 0 : plan_.size()) : nullptr;
   if (timed) timed_.push_back(stamps_);
 }
 
@@ -72,17 +75,18 @@ void Controller::restart(const Buckets& buckets) {
     add("as saved", adopted_);
     plan_ = adopted_;
     chosen_ = 0;
-    decided_span_s_ = 0;  // measured at the first review
+    decided_span_s_ = 0;
     return start(Phase::decided, {}, 0);
   }
   start(Phase::settle, {}, 0);
 }
 
-void Controller::start(Phase phase, std::vector<int> active, size_t rounds) {
+void Controller::start(Phase phase, std::vector<int> active, size_t rounds, size_t block) {
   phase_ = phase;
   active_ = std::move(active);
+  block_ = block;
   step_ = 0;
-  num_steps_ = phase == Phase::settle ? kSettleSteps : rounds * active_.size();
+  num_steps_ = phase == Phase::settle ? kSettleSteps : rounds * block * active_.size();
   timed_.clear();
 }
 
@@ -101,8 +105,10 @@ void Controller::decide(const AgreeMax& agree) {
       std::sort(active_.begin(), active_.end(), [this](int a, int b) {
         return candidates_[static_cast<size_t>(a)].step_s < candidates_[static_cast<size_t>(b)].step_s;
       });
-      active_.resize(std::min(active_.size(), kFinalists));
-      return start(Phase::final, active_, kFinalRounds);
+      std::vector<int> finalists(active_.begin(), active_.begin() + static_cast<std::ptrdiff_t>(std::min(active_.size(), kFinalists)));
+      constexpr int kPlain = 0;  // the candidate that does what DDP does without a hook
+      if (std::find(finalists.begin(), finalists.end(), kPlain) == finalists.end()) finalists.back() = kPlain;
+      return start(Phase::final, std::move(finalists), kFinalRounds, kFinalBlock);
     }
     case Phase::final: compare(measured(), agree); return choose();
     case Phase::decided: return;
@@ -119,7 +125,7 @@ int Controller::add(std::string name, Plan plan) {
 
 Controller::Times Controller::measured() const {
   Times times(active_.size());
-  for (size_t step = 0; step < timed_.size(); ++step) times[step % active_.size()].push_back(times_of(*timed_[step]));
+  for (size_t step = 0; step < timed_.size(); ++step) times[step / block_ % active_.size()].push_back(times_of(*timed_[step]));
   return times;
 }
 
@@ -190,25 +196,27 @@ void Controller::propose() {
   }
   std::vector<int> all(candidates_.size());
   std::iota(all.begin(), all.end(), 0);
-  start(Phase::trial, all, kTrialRounds);
+  start(Phase::trial, std::move(all), kTrialRounds, kTrialBlock);
 }
 
 void Controller::compare(const Times& times, const AgreeMax& agree) {
-  // The whole step and not the span alone: communication can also slow what is computed beside it and after it. The shortest of the
-  // rounds, since what else happens on a machine only lengthens steps.
+  // The whole step and not the communication alone, which can also slow what is computed beside it and after it. Of a block's steps the
+  // mean without the first, which still feels the plan before. The shortest of the rounds, since what else happens on a machine only
+  // lengthens steps.
   std::vector<double> figures;
-  for (const auto& rounds : times) {
-    for (const StepTimes& step : rounds) figures.insert(figures.end(), {step.period, step.span});
+  for (const auto& steps : times) {
+    for (size_t begin = 0; begin < steps.size(); begin += block_) {
+      double period = 0;
+      for (size_t k = begin + 1; k < begin + block_; ++k) period += steps[k].period;
+      figures.push_back(period / static_cast<double>(block_ - 1));
+    }
   }
   figures = agree(std::move(figures));
   auto next = figures.begin();
   for (size_t a = 0; a < active_.size(); ++a) {
     Candidate& candidate = candidates_[static_cast<size_t>(active_[a])];
-    candidate.step_s = candidate.span_s = std::numeric_limits<double>::infinity();
-    for (size_t round = 0; round < times[a].size(); ++round) {
-      candidate.step_s = std::min(candidate.step_s, *next++);
-      candidate.span_s = std::min(candidate.span_s, *next++);
-    }
+    candidate.step_s = std::numeric_limits<double>::infinity();
+    for (size_t round = 0; round < times[a].size() / block_; ++round) candidate.step_s = std::min(candidate.step_s, *next++);
   }
 }
 
@@ -221,7 +229,7 @@ void Controller::choose() {
     if (candidate.step_s <= best * (1 + kEqual) && bytes > most_bytes) chosen_ = c, most_bytes = bytes;
   }
   plan_ = candidates_[static_cast<size_t>(chosen_)].plan;
-  decided_span_s_ = candidates_[static_cast<size_t>(chosen_)].span_s;
+  decided_span_s_ = 0;
   ++decisions_;
   start(Phase::decided, {}, 0);
 }

@@ -5,7 +5,7 @@
 //   settle   the first steps with these buckets, everything in FP32
 //   base     every bucket alone, FP32 and the narrow wires in turn      -> when buckets become ready; latency and rate of the link
 //   lanes    the same on several communicators, where communication is exposed and the backend can have them -> their rate
-//   trial    those and the plans that these figures suggest, in turn     -> the kFinalists of the shortest steps
+//   trial    those and the plans that these figures suggest, in turn     -> kFinalists of the shortest steps, DDP's own plan among them
 //   final    these again, for longer                                     -> the plan
 //   decided  one step in kSamplePeriod is timed; when its span has drifted, back to settle
 #pragma once
@@ -37,7 +37,7 @@ class Controller {
 
   // Of the step begun last. Empty until the buckets are known: then everything goes in FP32.
   const Plan& plan() const { return plan_; }
-  // Whether the step begun last is to be timed; where to keep its stamps.
+  // Whether the step begun last is to be timed; where to keep its stamps: those of the whole step alone where it has no transfers.
   std::shared_ptr<StepStamps> stamps() const { return stamps_; }
   // Whether gradients sent in FP32 are also to be looked at for the scale of the narrow steps that follow.
   bool settling() const { return phase_ == Phase::settle; }
@@ -55,7 +55,6 @@ class Controller {
     std::string name;
     Plan plan;
     double step_s = 0;  // first bucket ready to the next step's first: shortest of the rounds, slowest rank; 0: not measured
-    double span_s = 0;  // first bucket ready to last one written back, the same
   };
   const std::vector<Candidate>& candidates() const { return candidates_; }
   const Figures& figures() const { return figures_; }       // on one communicator
@@ -67,11 +66,11 @@ class Controller {
 
  private:
   enum class Phase { settle, base, lanes, trial, final, decided };
-  using Times = std::vector<std::vector<StepTimes>>;  // [active candidate][round]
+  using Times = std::vector<std::vector<StepTimes>>;  // [active candidate][round * block]
 
   void restart(const Buckets& buckets);
-  // Measures the candidates of these numbers in turn, `rounds` times each.
-  void start(Phase phase, std::vector<int> active, size_t rounds);
+  // Measures the candidates of these numbers in turn, `rounds` times each, `block` steps in a row.
+  void start(Phase phase, std::vector<int> active, size_t rounds, size_t block = 1);
   void decide(const AgreeMax& agree);
   void learn_link(const Times& times, const AgreeMax& agree);
   void learn_lanes(const Times& times, const AgreeMax& agree);
@@ -89,6 +88,7 @@ class Controller {
   Buckets buckets_;
   size_t step_ = 0;       // of this phase
   size_t num_steps_ = 0;  // in this phase
+  size_t block_ = 1;      // of them in a row by the same plan
   std::vector<Candidate> candidates_;
   std::vector<int> active_;  // candidates of this phase
   std::vector<std::shared_ptr<StepStamps>> timed_;  // of this phase's steps, in order
@@ -97,7 +97,7 @@ class Controller {
   Figures figures_, lane_figures_;
   int chosen_ = 0;
   int decisions_ = 0;
-  double decided_span_s_ = 0;
+  double decided_span_s_ = 0;  // at the first review after the decision; 0 before it
   bool frozen_ = false;
   Plan adopted_;
   Buckets adopted_for_;

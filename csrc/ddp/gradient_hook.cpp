@@ -13,6 +13,8 @@ namespace {
 
 // A fixed wire is timed once in so many steps.
 constexpr int64_t kSamplePeriod = 16;
+// Up to so many bytes on the wire, neighbours travel as one on a fixed wire of 16 bits: a launch and a latency are all that each costs.
+constexpr int64_t kJoinedBytes = int64_t{1} << 18;
 
 int64_t bytes_of(const at::Tensor& buffer) {
   if (!buffer.is_sparse()) return static_cast<int64_t>(buffer.nbytes());
@@ -44,10 +46,10 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::run(c10d::GradBucket&
   const BucketShape shape = shape_of(bucket);
   seen_.push_back(shape);
   const Transfer transfer = transfer_of(shape);
-  if (stamps_ != nullptr) stamps_->ready.push_back(Stamp::now(buffer.device()));
+  if (times_transfers() || (stamps_ != nullptr && bucket.getIndex() == 0)) stamps_->ready.push_back(Stamp::now(buffer.device()));
 
   Future future;
-  if (!shape.narrowable || (transfer.is_plain() && stamps_ == nullptr && !options_.sum_squares)) {
+  if (!shape.narrowable || (transfer.is_plain() && !times_transfers() && !options_.sum_squares)) {
     future = average_alone(bucket);
   } else {
     future = c10::make_intrusive<c10::ivalue::Future>(
@@ -103,7 +105,7 @@ void GradientHookState::dispatch(const Transfer& transfer) {
   shipment.slices = transfer.slices;
   shipment.lanes = transfer.lanes;
   shipment.index = static_cast<int>(transfer_index_);
-  shipment.stamps = stamps_;
+  shipment.stamps = times_transfers() ? stamps_ : nullptr;
   if (transfer.wire == Wire::fp16) shipment.scale = options_.dynamic_scale ? 1 : options_.scale;
   counters_.count(shipment);
   int64_t numel = 0;
@@ -126,7 +128,7 @@ c10::intrusive_ptr<c10::ivalue::Future> GradientHookState::average_alone(c10d::G
   }
   ++totals_.transfers;
   totals_.wire_bytes += bytes_of(buffer);
-  TransferStamps* const stamps = stamps_ == nullptr ? nullptr : &stamps_->transfers[transfer_index_];
+  TransferStamps* const stamps = times_transfers() ? &stamps_->transfers[transfer_index_] : nullptr;
   if (stamps != nullptr) stamps->packed = Stamp::now(buffer.device());
   Future future;
   if (group_->getSize() == 1 && !buffer.is_sparse()) {  // its own average
@@ -158,8 +160,7 @@ void GradientHookState::begin_step(c10::Device device) {
   // The reducer waited for all buckets of the last step, so what they counted is whole.
   if (stamps_ != nullptr) {
     stamps_->next_begin = Stamp::now(device);
-    last_stamps_ = std::move(stamps_);
-    last_timed_step_ = totals_.steps;
+    if (times_transfers()) last_stamps_ = stamps_, last_timed_step_ = totals_.steps;
   }
   counters_.finish_step();
   pending_.clear();
@@ -171,9 +172,9 @@ void GradientHookState::begin_step(c10::Device device) {
     stamps_ = controller_->stamps();
     planned_ = controller_->plan().empty() ? Buckets{} : controller_->buckets();
   } else {
-    if (seen_ != planned_) fixed_plan_ = plain_plan(seen_, *options_.wire);
+    if (seen_ != planned_) fixed_plan_ = joined_plan(seen_, *options_.wire, *options_.wire == Wire::fp32 ? 0 : kJoinedBytes);
     planned_ = seen_;
-    stamps_ = totals_.steps % kSamplePeriod == 0 && !planned_.empty() ? std::make_shared<StepStamps>(planned_.size()) : nullptr;
+    stamps_ = totals_.steps % kSamplePeriod == 0 && !planned_.empty() ? std::make_shared<StepStamps>(fixed_plan_.size()) : nullptr;
   }
   if (carrier_ != nullptr) {
     carrier_->begin_step();

@@ -101,6 +101,7 @@ class GradientHookState {
 
   void begin_step(c10::Device device);
   const Plan& plan() const;
+  bool times_transfers() const { return stamps_ != nullptr && stamps_->has_transfers(); }
   BucketShape shape_of(const c10d::GradBucket& bucket) const;
   Transfer transfer_of(const BucketShape& shape);
   void dispatch(const Transfer& transfer);

@@ -95,6 +95,20 @@ Plan plain_plan(const Buckets& buckets, Wire wire) {
   return plan;
 }
 
+Plan joined_plan(const Buckets& buckets, Wire wire, int64_t max_bytes) {
+  Plan plan;
+  for (const Transfer& next : plain_plan(buckets, wire)) {
+    const Transfer joined{plan.empty() ? next.first : plan.back().first, next.last, wire};
+    const bool is_small = numel_of(joined, buckets) * bytes_per_element(wire) <= static_cast<double>(max_bytes);
+    if (!plan.empty() && is_small && may_travel_together(joined.first, joined.last, wire, buckets)) {
+      plan.back() = joined;
+    } else {
+      plan.push_back(next);
+    }
+  }
+  return plan;
+}
+
 Plan best_plan(const Buckets& buckets, const Figures& figures, const std::vector<Wire>& wires, double tolerance) {
   const int count = static_cast<int>(buckets.size());
   // The link being free earlier is never worse, so the earliest end after the first j buckets is all that counts.

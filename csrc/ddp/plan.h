@@ -75,6 +75,9 @@ double finish_s(const Plan& plan, const Buckets& buckets, const Figures& figures
 // Every bucket alone, as `wire` where it is narrowable.
 Plan plain_plan(const Buckets& buckets, Wire wire);
 
+// The same, but neighbours of at most `max_bytes` together travel as one: each is nothing but latency.
+Plan joined_plan(const Buckets& buckets, Wire wire, int64_t max_bytes);
+
 // The plan that ends first, of all ways to merge neighbours and all `wires`; then FP32 wherever that ends no more than `tolerance`
 // later: a wider wire is free where it is hidden. Quadratic in the number of buckets.
 Plan best_plan(const Buckets& buckets, const Figures& figures, const std::vector<Wire>& wires, double tolerance);

@@ -22,8 +22,10 @@ struct TransferStamps {
 };
 
 struct StepStamps {
+  // None: only the step as a whole is timed, from its first bucket to that of the following step.
   explicit StepStamps(size_t num_transfers) : transfers(num_transfers) {}
-  std::vector<Stamp> ready;  // of each bucket, in order
+  bool has_transfers() const { return !transfers.empty(); }
+  std::vector<Stamp> ready;  // of each bucket, in order, or of the first one alone
   std::vector<TransferStamps> transfers;
   Stamp next_begin;  // first bucket of the following step ready
 };

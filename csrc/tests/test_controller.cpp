@@ -1,4 +1,5 @@
 // The controller as the ranks run it: each in a thread, agreeing with the others. They must choose alike, whatever each of them measures.
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -7,6 +8,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "ddp/controller.h"
@@ -71,17 +73,27 @@ struct Rank {
     const auto stamps = controller.stamps();
     if (stamps == nullptr) return;
     for (size_t i = 0; i < buckets.size(); ++i) stamps->ready.push_back(now());
-    for (size_t k = 0; k < stamps->transfers.size(); ++k) {
-      TransferStamps& transfer = stamps->transfers[k];
+    if (slow_after_narrow) {  // 16 bits are faster, but the step after them, if it is one too, takes longer still
+      const bool was_narrow = std::exchange(is_narrow, is_all(controller.plan(), Wire::fp16));
+      spend(std::chrono::microseconds(!is_narrow ? 1000 : was_narrow ? 3000 : 300));
+    }
+    for (size_t k = 0; k < controller.plan().size(); ++k) {
+      TransferStamps transfer;
       transfer.packed = now();
       spend(std::chrono::microseconds(1 + random() % (controller.plan()[k].wire == Wire::fp32 ? 40 : 15)));
       transfer.arrived = now();
       transfer.done = now();
+      if (stamps->has_transfers()) stamps->transfers[k] = std::move(transfer);
     }
   }
 
   static Stamp now() { return Stamp::now(c10::Device(c10::DeviceType::CPU)); }
 
+  static bool is_all(const Plan& plan, Wire wire) {
+    return std::all_of(plan.begin(), plan.end(), [wire](const Transfer& transfer) { return transfer.wire == wire; });
+  }
+
+  bool slow_after_narrow = false, is_narrow = false;
   std::mt19937 random;
   Controller controller;
   std::vector<Plan> plans;  // of each step
@@ -124,6 +136,16 @@ void ranks_decide_alike() {
   }
 }
 
+void a_plan_is_judged_by_steps_in_a_row() {
+  const Buckets narrowable{{1 << 20, true, 0}, {1 << 18, true, 0}};
+  const auto ranks = run_ranks(1, -1, [&narrowable](Rank& rank, const AgreeMax& agree) {
+    rank.slow_after_narrow = true;
+    for (int step = 0; step < 200; ++step) rank.step(narrowable, agree);
+  });
+  check(are_alike(ranks) && ranks.front()->controller.decided(), "decided within 200 steps");
+  check(!Rank::is_all(ranks.front()->plans.back(), Wire::fp16), "what is fast only in turns with others is not chosen");
+}
+
 void other_buckets_start_anew() {
   Buckets fewer = kBuckets;
   fewer.pop_back();
@@ -155,6 +177,7 @@ void frozen_measures_nothing_and_adopted_is_kept() {
 
 int main() {
   ranks_decide_alike();
+  a_plan_is_judged_by_steps_in_a_row();
   other_buckets_start_anew();
   frozen_measures_nothing_and_adopted_is_kept();
   std::printf(failures == 0 ? "controller: all passed\n" : "controller: %d failed\n", failures);

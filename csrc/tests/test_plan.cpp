@@ -69,6 +69,15 @@ double brute_force(const Buckets& buckets, const Figures& figures, const std::ve
   return best;
 }
 
+void small_neighbours_are_joined() {
+  const Buckets buckets{{100, true, 0}, {100, true, 0}, {300, true, 0}, {100, true, 0}, {9, false, 0}, {9, true, 0}, {9, true, 1}};
+  const Plan joined = joined_plan(buckets, Wire::fp16, 800);
+  check(joined == Plan{{0, 1, Wire::fp16}, {2, 3, Wire::fp16}, {4, 4, Wire::fp32}, {5, 5, Wire::fp16}, {6, 6, Wire::fp16}},
+        "up to 800 bytes travel together, on one device, in the type that is narrowed");
+  check(joined_plan(buckets, Wire::int8, 800) == plain_plan(buckets, Wire::int8), "int8 buckets travel alone");
+  check(joined_plan(buckets, Wire::fp16, 0) == plain_plan(buckets, Wire::fp16), "at most 0 bytes: nothing is joined");
+}
+
 void best_plan_is_the_best() {
   std::mt19937 random(1);
   for (int round = 0; round < 200; ++round) {
@@ -132,6 +141,7 @@ void slices_and_merging() {
 }  // namespace
 
 int main() {
+  small_neighbours_are_joined();
   best_plan_is_the_best();
   hidden_transfers_stay_wide();
   latency_merges();

@@ -22,7 +22,8 @@ def explain(decisions: dict[str, Any] | None, times: StepTimes | None, *, wire: 
     """
     lines = []
     if decisions is None:
-        lines.append(f'wire="{wire}", {world_size} ranks: every bucket of FP32 gradients alone, in {wire}')
+        small = "small neighbours together, " if wire in ("fp16", "bf16") else ""
+        lines.append(f'wire="{wire}", {world_size} ranks: every bucket of FP32 gradients alone, {small}in {wire}')
     elif not decisions["buckets"]:
         lines.append(f'wire="{wire}", {world_size} ranks: no step has been taken yet')
     elif not decisions["decided"]:

@@ -94,7 +94,7 @@ def test_without_the_extension_the_same_bits_and_a_warning(wire: str) -> None:
     python = run_ranks(_gradients_without_extension, 2, wire)
     for step in range(3):
         assert_ranks_equal([compiled[0][0][step], python[0][0][step], python[1][0][step]])
-    counted = ("steps", "transfers", "wire_bytes", "nonfinite_steps")
+    counted = ("steps", "wire_bytes", "nonfinite_steps")  # not transfers: only the compiled hook joins small buckets
     assert {name: python[0][1][name] for name in counted} == {name: compiled[0][1][name] for name in counted}
 
 
@@ -114,7 +114,7 @@ def test_the_wire_has_the_dtype_and_the_bytes_it_says(hook: str, type_name: str,
         assert {name for name, _ in seen} == {type_name}
         assert sum(count for _, count in seen) == elements
         assert stats == {"steps": 1, "transfers": len(seen), "wire_bytes": width * elements}
-        assert len(seen) > 1
+        assert len(seen) == 1 if width == 2 else len(seen) > 1  # small neighbours travel together where they are narrowed anyway
 
 
 def _wire(rank: int, world_size: int, hook: str):  # type: ignore[no-untyped-def]

@@ -1,4 +1,7 @@
-"""The hooks on 2 NCCL ranks sharing one GPU: every scenario in one process group, since starting one takes seconds."""
+"""The hooks on 2 NCCL ranks sharing one GPU: many scenarios in one process group, since starting one takes seconds.
+
+Training is apart, because cuDNN finds no kernel that it could run under compute-sanitizer's racecheck, which has the other test to check.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,11 @@ OPTIONS: list[tuple[dict[str, bool], dict[str, bool]]] = [
 ]
 
 
-def _everything(rank: int, world_size: int) -> dict[str, Any]:
+def _gradients(rank: int, world_size: int) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for index, (options, kwargs) in enumerate(OPTIONS):
         for hook in ("stock", "fp32", "fp16", "bf16", "torch_fp16", "fp16_callable", "bf16_callable"):
             results[f"{hook} {index}"] = scenarios.known_gradients(rank, world_size, "cuda", hook, options, **kwargs)  # type: ignore[arg-type]
-    for hook in ("stock", "fp16", "bf16"):
-        results[f"train {hook}"] = scenarios.train(rank, world_size, "cuda", hook)
     for wire, sum_squares in (("fp16", True), ("fp16", False), ("bf16", True), ("fp32", False)):
         results[f"norms {wire} {sum_squares}"] = scenarios.norms(rank, world_size, "cuda", wire, sum_squares)
     results["scaler"] = scenarios.scaler_skips_overflow(rank, world_size, "cuda")
@@ -41,8 +42,8 @@ def _everything(rank: int, world_size: int) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(500)
-def test_every_scenario_on_two_ranks() -> None:
-    first, second = run_ranks(_everything, 2, backend="nccl", timeout_s=400)
+def test_gradients_and_their_norms() -> None:
+    first, second = run_ranks(_gradients, 2, backend="nccl", timeout_s=400)
     for index, (_, kwargs) in enumerate(OPTIONS):
         factor = 2 if kwargs.get("accumulate") else 1
         for step in range(3):
@@ -61,10 +62,6 @@ def test_every_scenario_on_two_ranks() -> None:
                 assert ((a - b).double().abs() <= 2 * factor * bound).all()
         narrow, wide = first[f"fp16 {index}"][1], first[f"fp32 {index}"][1]
         assert 2 * narrow["wire_bytes"] == wide["wire_bytes"] > 0
-    for hook in ("fp16", "bf16"):
-        assert_ranks_equal([first[f"train {hook}"], second[f"train {hook}"]])
-        for a, b in zip(first["train stock"], first[f"train {hook}"], strict=True):
-            assert (a - b).norm() <= 0.02 * a.norm() + 1e-3
     for name in (name for name in first if name.startswith("norms")):
         assert_norms_equal_torchs([first[name], second[name]])
     for result in (first, second):
@@ -74,3 +71,16 @@ def test_every_scenario_on_two_ranks() -> None:
         assert result["long_run"]["resumed"] == result["long_run"]["saved"]
     for dtype in (torch.float64, torch.complex64, torch.bfloat16):
         assert_ranks_equal([first[f"stock {dtype}"], first[f"fp16 {dtype}"], second[f"fp16 {dtype}"]])
+
+
+def _training(rank: int, world_size: int) -> dict[str, Any]:
+    return {hook: scenarios.train(rank, world_size, "cuda", hook) for hook in ("stock", "fp16", "bf16")}
+
+
+@pytest.mark.timeout(500)
+def test_training_ends_near_ddps_own() -> None:
+    first, second = run_ranks(_training, 2, backend="nccl", timeout_s=400)
+    for hook in ("fp16", "bf16"):
+        assert_ranks_equal([first[hook], second[hook]])
+        for a, b in zip(first["stock"], first[hook], strict=True):
+            assert (a - b).norm() <= 0.02 * a.norm() + 1e-3
