@@ -58,9 +58,11 @@ class ProcessReader:
             self._known.pop(pid, None)
             return UNKNOWN_PROCESS
 
-    def keep_only(self, pids: Collection[int]) -> None:
-        """Forgets all other processes."""
+    def end_look(self, pids: Collection[int]) -> None:
+        """The next `read` looks again; all processes but these are forgotten."""
         self._known = {pid: known for pid, known in self._known.items() if pid in pids}
+        for known in self._known.values():
+            known.seen = None
 
 
 class _Known:
@@ -69,6 +71,7 @@ class _Known:
         self._identity: tuple[str | None, str | None] | None = None
         self._has_gpu_open = False
         self._was_read = False
+        self.seen: HostProcess | None = None  # in this look: whoever is on several GPUs, or named as well, took its CPU time once
 
     def has_gpu_open(self) -> bool:
         if not self._has_gpu_open:
@@ -80,6 +83,11 @@ class _Known:
         return self._has_gpu_open
 
     def read(self) -> HostProcess:
+        if self.seen is None:
+            self.seen = self._look()
+        return self.seen
+
+    def _look(self) -> HostProcess:
         with self.process.oneshot():
             if self._identity is None:
                 self._identity = (_user(self.process), _command(self.process))

@@ -85,7 +85,7 @@ class Sampler:
         samples = [self._gpu_sample(reading, time_unix_s, covers_s) for reading in readings]
         samples.append(self._host_sample(job_pids if self._jobs else None, time_unix_s, covers_s))
         self.have_jobs_ended = self._jobs is not None and not job_pids
-        self._processes.keep_only({process.pid for sample in samples for process in sample.processes or ()})
+        self._processes.end_look({process.pid for sample in samples for process in sample.processes or ()})
         return samples
 
     def overhead(self) -> Overhead:

@@ -52,6 +52,7 @@ def test_a_command_is_its_program_and_script_alone(words: list[str], short: str 
 def test_a_busy_process_is_read(busy: subprocess.Popen[bytes]) -> None:
     reader = ProcessReader()
     first = reader.read(busy.pid, is_drivers_number=False)
+    reader.end_look([busy.pid])
     time.sleep(0.5)
     second = reader.read(busy.pid, is_drivers_number=False)
     assert first.cpu_percent is None  # of no time yet
@@ -64,6 +65,17 @@ def test_a_busy_process_is_read(busy: subprocess.Popen[bytes]) -> None:
     assert second.started_unix_s == pytest.approx(time.time(), abs=30)
     assert second.rss_bytes is not None
     assert 10**6 < second.rss_bytes < 10**9
+
+
+def test_read_twice_in_one_look_a_process_took_its_cpu_time_once(busy: subprocess.Popen[bytes]) -> None:
+    reader = ProcessReader()
+    reader.read(busy.pid, is_drivers_number=False)
+    reader.end_look([busy.pid])
+    time.sleep(0.5)
+    seen = reader.read(busy.pid, is_drivers_number=False)
+    assert seen.cpu_percent is not None
+    assert seen.cpu_percent > 10
+    assert reader.read(busy.pid, is_drivers_number=False) == seen  # it is on a second GPU
 
 
 def test_a_process_that_ended_is_unknown(busy: subprocess.Popen[bytes]) -> None:
