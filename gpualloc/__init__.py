@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gpualloc.comm import register_comm_hook as register_comm_hook
     from gpualloc.errors import GpuallocError as GpuallocError
 
+    __version__: str
+
 _HOME_OF = {
     "GpuallocError": "gpualloc.errors",
     "HookHandle": "gpualloc.comm",
@@ -28,7 +30,18 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOME_OF[name]), name)
     if name in _SUBMODULES:
         return importlib.import_module(f"gpualloc.{name}")
+    if name == "__version__":
+        return _installed_version()
     raise AttributeError(f"module 'gpualloc' has no attribute {name!r}")
+
+
+def _installed_version() -> str:
+    import importlib.metadata  # 20 ms that importing this need not wait
+
+    try:
+        return importlib.metadata.version("gpualloc")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def __dir__() -> list[str]:

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import gpualloc
 from gpualloc.bench import nvml
 from gpualloc.errors import GpuallocError, UsageError
 from gpualloc.records import Environment
@@ -100,7 +101,7 @@ def detect_environment(device: str | None = None) -> Environment:
         torch_version=torch.__version__,
         cuda_version=torch.version.cuda,
         nccl_version=_read_nccl_version() if on_gpu else None,
-        gpualloc_version=_read_gpualloc_version(),
+        gpualloc_version=gpualloc.__version__,
         native=_describe_native(),
         git_revision=_read_git_revision(),
     )
@@ -138,15 +139,6 @@ def _read_nccl_version() -> str | None:
         return None
     version: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
     return ".".join(map(str, version))
-
-
-def _read_gpualloc_version() -> str:
-    import importlib.metadata  # 20 ms that `gpualloc bench --help` need not wait
-
-    try:
-        return importlib.metadata.version("gpualloc")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _describe_native() -> str:

@@ -65,6 +65,13 @@ def load_study(path: Path) -> Study:
     )
 
 
+def narrowed(grid: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A file's grid with the options `given` beside it, without those of several ranks where a single process is all that is asked for."""
+    if set(given.get("strategies", ())) == {"single"}:
+        grid = {name: value for name, value in grid.items() if name not in ("num_gpus", "hooks", "ranks_per_gpu")}
+    return {**grid, **given}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

@@ -141,6 +141,7 @@ def bench(
     from gpualloc.bench.notation import NOTATIONS, parse_options
     from gpualloc.bench.options import BenchOptions
     from gpualloc.bench.settings import make_settings
+    from gpualloc.bench.study import narrowed
     from gpualloc.cli.bench_run import announce, carry_out, open_run, prepare_run, say
     from gpualloc.store import ResultsStore, default_store_path
 
@@ -159,7 +160,7 @@ def bench(
     }
 
     def make_grids(device: str) -> list[BenchOptions]:
-        return [BenchOptions(device=device, **{**grid, **given}) for grid in asked_grids]
+        return [BenchOptions(device=device, **narrowed(grid, given)) for grid in asked_grids]
 
     make_grids(device or "cpu")  # refuses a wrong value before torch is loaded, which takes seconds
     grids = make_grids(machine.choose_device(device))

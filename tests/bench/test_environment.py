@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import gpualloc
 from gpualloc.bench import environment, nvml
 from gpualloc.bench.isolation import RankWatch
 from gpualloc.errors import GpuallocError, UsageError
@@ -155,3 +157,16 @@ def test_no_git_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert environment._read_git_revision() is None
     monkeypatch.setenv("PATH", "")
     assert environment._read_git_revision() is None
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"gpualloc": "1.2.3"}[name])
+    assert gpualloc.__version__ == "1.2.3"
+
+
+def test_a_tree_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", refuse)
+    assert gpualloc.__version__ == "not installed"

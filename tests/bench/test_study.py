@@ -8,7 +8,7 @@ import pytest
 
 from gpualloc.bench.grid import expand_grids
 from gpualloc.bench.options import BenchOptions
-from gpualloc.bench.study import PRESETS, load_preset, load_study
+from gpualloc.bench.study import PRESETS, load_preset, load_study, narrowed
 from gpualloc.errors import UsageError
 
 YAML = """
@@ -103,3 +103,12 @@ def test_presets_give_cases(name: str) -> None:
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(UsageError, match="choose one of quick, study, llm; did you mean study"):
         load_preset("studie")
+
+
+def test_a_single_process_asked_for_leaves_out_what_the_file_says_of_several() -> None:
+    grid = {"strategies": ("single", "ddp"), "num_gpus": ("1..all",), "hooks": ("none",), "precisions": ("fp16",)}
+    assert narrowed(grid, {"strategies": ("single",)}) == {"strategies": ("single",), "precisions": ("fp16",)}
+    assert narrowed(grid, {"strategies": ("single",), "num_gpus": (2,)})["num_gpus"] == (2,)  # refused later, as it was asked for
+    assert narrowed(grid, {"strategies": ("ddp",)})["num_gpus"] == ("1..all",)
+    [expanded] = load_preset("study").grids
+    BenchOptions(device="cpu", **narrowed(expanded, {"strategies": ("single",)}))
