@@ -64,10 +64,11 @@ def prepare(
     if options.objective in WEIGHS_MONEY:
         _check_prices(cluster, workloads.values(), progress, options.objective)
     built, measuring, stuck = {}, {}, {}
+    planned = {each.workload: each for each in current.assignments} if current is not None else {}
     for name, workload in workloads.items():
         offers = find_offers(workload, cluster, knowledge, min_efficiency=options.min_efficiency, is_pessimistic=options.is_pessimistic)
         _check_durations(workload, offers, progress[name].samples_left, is_pessimistic=options.is_pessimistic)
-        built[name] = build_task(workload, offers, cluster, progress[name], is_pessimistic=options.is_pessimistic)
+        built[name] = build_task(workload, offers, cluster, progress[name], planned.get(name), is_pessimistic=options.is_pessimistic)
         if built[name].task.task.choices:
             continue
         total_weight = sum(each.weight for each in workloads.values())

@@ -44,6 +44,20 @@ class Choice:
     def gpus_per_node(self) -> int:
         return self.num_gpus // self.num_nodes
 
+    @property
+    def shape(self) -> tuple[str, int, int]:
+        """(GPU type, nodes, GPUs)."""
+        return self.gpu_type, self.num_nodes, self.num_gpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A task's place in the plan that is followed now."""
+
+    start_s: float
+    shape: tuple[str, int, int]  # of the choice
+    nodes: tuple[str, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -52,6 +66,7 @@ class Task:
     name: str
     weight: float
     choices: tuple[Choice, ...]
+    planned: Planned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,8 +89,10 @@ class _Search:
         self.gpu_second = of_jct / capacity + of_makespan / capacity
         self.is_pinned = {task.name: any(choice.start_s is not None for choice in task.choices) for task in problem.tasks}
 
-    def place(self, order: Sequence[str], price: float, fixed: Mapping[str, int]) -> tuple[float, dict[str, Slot]] | None:
-        """(score, schedule) of one pass; None where a task does not make its deadline."""
+    def place(
+        self, order: Sequence[str], price: float, fixed: Mapping[str, int], nodes_of: Mapping[str, tuple[str, ...]] | None = None
+    ) -> tuple[float, dict[str, Slot]] | None:
+        """(score, schedule) of one pass, on the nodes of `nodes_of` where it names a task; None where a task does not make its deadline."""
         problem = self.problem
         profiles = {node.name: _Profile(node.num_gpus) for node in problem.nodes}
         of_jct, of_makespan, of_money, of_merit = problem.scales
@@ -105,7 +107,7 @@ class _Search:
             numbers = (fixed[name],) if name in fixed else range(len(task.choices))
             for number in numbers:
                 choice = task.choices[number]
-                found = self._earliest(choice, profiles)
+                found = self._earliest(choice, profiles, (nodes_of or {}).get(name))
                 if found is None:
                     continue
                 start_s, nodes = found
@@ -130,9 +132,13 @@ class _Search:
             placed.append((task, choice, start_s))
         return problem.score_of(placed), slots
 
-    def _earliest(self, choice: Choice, profiles: Mapping[str, _Profile]) -> tuple[float, tuple[str, ...]] | None:
-        """(start, nodes) of the earliest place; among nodes the one that is left with the fewest free GPUs."""
+    def _earliest(
+        self, choice: Choice, profiles: Mapping[str, _Profile], only: tuple[str, ...] | None
+    ) -> tuple[float, tuple[str, ...]] | None:
+        """(start, nodes) of the earliest place, of `only` these nodes; among nodes the one that is left with the fewest free GPUs."""
         names, count = self.node_names[id(choice)], choice.gpus_per_node
+        if only is not None:
+            names = [name for name in names if name in only]
         if len(names) < choice.num_nodes:
             return None
         if choice.start_s is not None:
@@ -179,14 +185,26 @@ class _Search:
             orders.append([task.name for task in ranked])
         return orders
 
+    def planned(self) -> tuple[list[str], dict[str, int], dict[str, tuple[str, ...]]]:
+        """(order, choices, nodes) of the plan that is followed now, as far as it goes: only a better one is worth its changes."""
+        start_s, fixed, nodes_of = dict.fromkeys(self.tasks, float("inf")), {}, {}
+        for task in self.problem.tasks:
+            shapes = [choice.shape for choice in task.choices]
+            if task.planned is not None and task.planned.shape in shapes:
+                start_s[task.name], nodes_of[task.name] = task.planned.start_s, task.planned.nodes
+                fixed[task.name] = shapes.index(task.planned.shape)
+        return sorted(self.tasks, key=lambda name: (not self.is_pinned[name], start_s[name], name)), fixed, nodes_of
+
     def run(self, max_passes: int) -> Schedule | None:
         best: tuple[float, dict[str, Slot]] | None = None
         now_score = float("inf")
         now_how: tuple[list[str], float, dict[str, int]] = (self.orders()[-1], 0.0, {})
 
-        def consider(order: list[str], price: float, fixed: dict[str, int], worse: float = 0.0) -> None:
+        def consider(
+            order: list[str], price: float, fixed: dict[str, int], nodes_of: dict[str, tuple[str, ...]] | None = None, worse: float = 0.0
+        ) -> None:
             nonlocal best, now_score, now_how
-            found = self.place(order, price, fixed)
+            found = self.place(order, price, fixed, nodes_of)
             if found is None:
                 return
             if best is None or found[0] < best[0] - 1e-12 * abs(best[0]):
@@ -196,6 +214,9 @@ class _Search:
 
         num_choices = sum(len(task.choices) for task in self.problem.tasks)
         budget = min(max_passes, max(_MIN_PASSES, _PLACEMENTS // max(1, num_choices)))
+        order, fixed, nodes_of = self.planned()
+        if fixed:
+            consider(order, 0.0, fixed, nodes_of)
         for order in self.orders():
             for price in _PRICES:
                 consider(order, price, {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpualloc.plan.cluster_file import ClusterFile
 from gpualloc.plan.offers import Offer
-from gpualloc.plan.problem import Choice, NodeGpus, Task
+from gpualloc.plan.problem import Choice, NodeGpus, Planned, Task
 from gpualloc.plan.records import Assignment
 from gpualloc.plan.running import Progress
 from gpualloc.plan.workloads import Sharing, Workload
@@ -55,8 +55,16 @@ def free_nodes(cluster: ClusterFile) -> tuple[NodeGpus, ...]:
     return tuple(NodeGpus(name=node.name, gpu_type=node.gpu_type, num_gpus=len(node.available)) for node in cluster.nodes)
 
 
-def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile, progress: Progress, *, is_pessimistic: bool) -> BuiltTask:
-    """The choices that a workload has."""
+def build_task(
+    workload: Workload,
+    offers: Sequence[Offer],
+    cluster: ClusterFile,
+    progress: Progress,
+    planned: Assignment | None,
+    *,
+    is_pessimistic: bool,
+) -> BuiltTask:
+    """The choices that a workload has; `planned`: what the plan that is followed now gives it."""
     left, assignment = progress.samples_left, progress.assignment
     ways: list[Way] = []
     if assignment is not None:
@@ -108,12 +116,17 @@ def build_task(workload: Workload, offers: Sequence[Offer], cluster: ClusterFile
                 money=money or 0.0,
                 merit=workload.weight * _per_money(cluster, way, left) / best if best > 0 else 0.0,
                 latest_start_s=latest_start_s,
-                nodes=None if stays is None else tuple(sorted({device.node for device in stays.devices})),
+                nodes=None if stays is None else _place_of(stays).nodes,
                 start_s=None if stays is None else 0.0,
             )
         )
-    task = Task(name=workload.name, weight=workload.weight, choices=tuple(choices))
+    task = Task(name=workload.name, weight=workload.weight, choices=tuple(choices), planned=None if planned is None else _place_of(planned))
     return BuiltTask(task=WorkloadTask(task=task, ways=tuple((way,) for way in ways)), offers=tuple(result_offers))
+
+
+def _place_of(assignment: Assignment) -> Planned:
+    shape = (assignment.gpu_type, assignment.num_nodes, assignment.num_gpus)
+    return Planned(start_s=assignment.start_s, shape=shape, nodes=tuple(sorted({device.node for device in assignment.devices})))
 
 
 def _is_still_allowed(workload: Workload, assignment: Assignment) -> bool:
@@ -129,8 +142,7 @@ def _is_still_allowed(workload: Workload, assignment: Assignment) -> bool:
 
 def _is_as_now(offer: Offer, assignment: Assignment) -> bool:
     settings = ("strategy", "precision", "hook", "per_device_batch_size", "grad_accum_steps")
-    shape = (assignment.gpu_type, assignment.num_nodes, assignment.num_gpus)
-    return offer.shape == shape and all(getattr(offer, name) == getattr(assignment, name) for name in settings)
+    return offer.shape == _place_of(assignment).shape and all(getattr(offer, name) == getattr(assignment, name) for name in settings)
 
 
 def _corrected(offer: Offer, twin: Offer, factor: float) -> Offer:

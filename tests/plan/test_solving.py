@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpualloc.plan.bound import score_bound
 from gpualloc.plan.exact import solve_exact
-from gpualloc.plan.problem import Choice, NodeGpus, Problem, Task, check_schedule
+from gpualloc.plan.problem import Choice, NodeGpus, Planned, Problem, Task, check_schedule
 from gpualloc.plan.records import OBJECTIVES, Objective
 from gpualloc.plan.scalable import polish, solve_scalable
 from gpualloc.plan.solving import solve
@@ -36,6 +36,24 @@ def test_the_search_is_within_a_few_per_cent_of_the_milp_on_30_instances() -> No
     for objective, shares in behind.items():
         assert statistics.mean(shares) < 0.01, objective
         assert max(shares) < 0.05, objective
+
+
+def test_a_new_plan_is_no_worse_than_the_one_that_is_followed() -> None:
+    for seed in range(20):
+        problem = random_problem(seed, num_tasks=12)
+        followed = solve_scalable(problem, seed=0, max_passes=400)
+        assert followed is not None
+        followed = polish(problem, followed)
+        tasks = []
+        for task in problem.tasks:
+            slot = followed[task.name]
+            tasks.append(
+                dataclasses.replace(task, planned=Planned(start_s=slot.start_s, shape=task.choices[slot.choice].shape, nodes=slot.nodes))
+            )
+        again = dataclasses.replace(problem, tasks=tuple(tasks))
+        found = solve_scalable(again, seed=1, max_passes=24)
+        assert found is not None
+        assert again.score(found) <= problem.score(followed) * (1 + 1e-9), seed
 
 
 @settings(max_examples=15, deadline=None)
