@@ -129,6 +129,7 @@ def _print_table(sizes: Sequence[RehearsedSize], ratios: Sequence[float | None],
 
     from gpualloc.cli.tables import output_console, printable, text_table
     from gpualloc.rehearsal.link_model import load_link
+    from gpualloc.rehearsal.script_run import unequal_compute_s
 
     console = output_console()
     for size in sizes:
@@ -168,6 +169,14 @@ def _print_table(sizes: Sequence[RehearsedSize], ratios: Sequence[float | None],
     batch = "a GPU's batch stays as it is" if scaling == "weak" else "one batch is divided among the GPUs"
     console.print(Text(f"{scaling} scaling: {batch}; comm: a step's collectives, each alone on its link", style="dim"))
     console.print(Text(LIMITS, style="dim"))
+    unequal_s = unequal_compute_s(sizes, scaling)
+    if unequal_s is not None:
+        least_ms, most_ms = (seconds * 1e3 for seconds in unequal_s)
+        doubt = (
+            f"~ computing alone took {least_ms:.2f} to {most_ms:.2f} ms: unless the step differs, as with sharded models, that is "
+            "noise of this machine, and the efficiencies are no more certain; try --steps 200, and nothing else beside it"
+        )
+        console.print(Text(doubt, style="yellow"))
 
 
 def _say(text: str) -> None:

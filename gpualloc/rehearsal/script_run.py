@@ -32,6 +32,14 @@ class RehearsedSize:
     failure: str | None = None
 
 
+def unequal_compute_s(sizes: Sequence[RehearsedSize], scaling: Scaling) -> tuple[float, float] | None:
+    """(least, most) time of computing alone on two GPUs and more, where it is not the same within a tenth though each has as much to do."""
+    compute_s = [size.steps.compute_time_s for size in sizes if size.steps is not None and size.num_gpus > 1]
+    if scaling == "strong" or not compute_s or max(compute_s) <= 1.1 * min(compute_s):
+        return None
+    return min(compute_s), max(compute_s)
+
+
 def speedups(sizes: Sequence[RehearsedSize], scaling: Scaling) -> list[float | None]:
     """Throughput over that of the first size that ran, times its number of GPUs: over one GPU where that is among them.
 
