@@ -67,7 +67,7 @@ def prepare(
     planned = {each.workload: each for each in current.assignments} if current is not None else {}
     for name, workload in workloads.items():
         offers = find_offers(workload, cluster, knowledge, min_efficiency=options.min_efficiency, is_pessimistic=options.is_pessimistic)
-        _check_durations(workload, offers, progress[name].samples_left, is_pessimistic=options.is_pessimistic)
+        _check_durations(workload, offers, progress[name], is_pessimistic=options.is_pessimistic)
         built[name] = build_task(workload, offers, cluster, progress[name], planned.get(name), is_pessimistic=options.is_pessimistic)
         if built[name].task.task.choices:
             continue
@@ -94,14 +94,15 @@ def problem_of(prepared: Prepared, tasks: Sequence[WorkloadTask], options: PlanO
     return Problem(tasks=tuple(task.task for task in tasks), nodes=prepared.nodes, objective=options.objective)
 
 
-def _check_durations(workload: Workload, offers: Sequence[Offer], samples: float, *, is_pessimistic: bool) -> None:
-    for offer in offers:
-        if offer.refusal is not None:
-            continue
-        speed = offer.speed(is_pessimistic=is_pessimistic)
-        if samples > speed * _MAX_DURATION_S:
+def _check_durations(workload: Workload, offers: Sequence[Offer], progress: Progress, *, is_pessimistic: bool) -> None:
+    allowed = [offer for offer in offers if offer.refusal is None]
+    speeds = [(f"on {offer.num_gpus} x {offer.gpu_type}", offer.speed(is_pessimistic=is_pessimistic)) for offer in allowed]
+    if progress.rate is not None:
+        speeds.append(("where it runs", progress.rate.low if is_pessimistic else progress.rate.value))
+    for where, speed in speeds:
+        if progress.samples_left > speed * _MAX_DURATION_S:
             raise UsageError(
-                f"{workload.name}: {samples:.4g} samples at {speed:.4g} a second on {offer.num_gpus} x {offer.gpu_type} take more than "
+                f"{workload.name}: {progress.samples_left:.4g} samples at {speed:.4g} a second {where} take more than "
                 f"{_MAX_DURATION_S:.0e} s; correct its rates, or its dataset_size, epochs or steps"
             )
 

@@ -146,3 +146,12 @@ def test_a_current_plan_whose_rates_are_none_is_refused() -> None:
     broken = replace(plan, assignments=(replace(each, samples_per_s=replace(each.samples_per_s, value=0.0)),))
     with pytest.raises(UsageError, match="the rate of photos in the current plan is not above 0"):
         again(broken, workload(), nodes=cluster({}), after_s=60)
+
+
+def test_what_runs_for_ever_by_the_current_plan_is_named() -> None:
+    plan = plan_of(workloads_file(workload()), cluster({})).plan
+    (each,) = plan.assignments
+    rate = replace(each.samples_per_s, value=1e-10, low=1e-10)
+    broken = replace(plan, assignments=(replace(each, precision="bf16", samples_per_s=rate),))  # no table has it, so the plan's rate counts
+    with pytest.raises(UsageError, match=r"photos: .* samples at 1e-10 a second where it runs take more than 1e\+12 s"):
+        again(broken, workload(), nodes=cluster({}), after_s=60)
