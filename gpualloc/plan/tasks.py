@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gpualloc.plan.cluster_file import ClusterFile
 from gpualloc.plan.offers import Offer
 from gpualloc.plan.problem import Choice, NodeGpus, Planned, Task
+from gpualloc.plan.rates import strategies_for
 from gpualloc.plan.records import Assignment
 from gpualloc.plan.running import Progress
 from gpualloc.plan.workloads import Sharing, Workload
@@ -308,12 +309,12 @@ def measuring_command(workload: Workload, offer: Offer, device: str) -> tuple[st
     size = (
         ("--image-size", str(workload.image_size_px)) if workload.kind == "image" else ("--sequence-length", str(workload.sequence_length))
     )
-    strategies = "single" if offer.num_gpus == 1 else ",".join(["single", "ddp"])
+    strategies = [name for name in workload.strategies if name == "single" or name in strategies_for(workload, offer.num_gpus)]
     words = ["gpualloc", "bench", "--device", device, "--workload", workload.kind, "--model", workload.model, *size]
-    words += ["--precision", ",".join(workload.precisions), "--strategy", strategies]
+    words += ["--precision", ",".join(workload.precisions), "--strategy", ",".join(strategies)]
     if offer.num_gpus > 1 and device == "cuda":
         words += ["--gpus", str(offer.num_gpus)]
-    if offer.num_gpus > 1:
+    if "ddp" in strategies:
         words += ["--hook", ",".join(workload.hooks or ["none"])]
     if workload.tuning != "full":
         words += ["--tuning", workload.tuning]

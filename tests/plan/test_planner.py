@@ -247,6 +247,14 @@ def test_an_unknown_rate_gets_a_measuring_slot_first() -> None:
     assert assignment(planned, "known").start_s == pytest.approx(300)
 
 
+def test_what_is_measured_is_what_the_workload_may_use() -> None:
+    new = workload("new", rates={}, min_gpus=2, strategies=["fsdp", "tensor_parallel"], batch={"global_batch_size": 64})
+    (slot,) = plan_of(workloads_file(new), cluster({"num_gpus": 2}), may_wait=True).plan.measuring
+    command = " ".join(slot.command)
+    assert "--strategy fsdp,tensor_parallel --gpus 2" in command
+    assert "--hook" not in command
+
+
 def test_a_workload_that_cannot_run_makes_the_plan_impossible_or_waits() -> None:
     file = workloads_file(workload("fine"), workload("huge", min_gpus=8, rates={("A100", 8): 100.0}))
     refused = impossible(file, cluster({}))
