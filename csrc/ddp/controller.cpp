@@ -15,7 +15,8 @@ constexpr size_t kFinalists = 4;
 constexpr size_t kSamplePeriod = 16;  // decided: one step in so many is timed,
 constexpr size_t kReviewPeriod = 512;  // and after so many the timed ones are looked at
 constexpr double kDrift = 0.25;        // relative change of the span that calls for new measurements
-constexpr double kEqual = 0.01;        // steps that differ by less are equal; the wider wire is then taken
+constexpr double kEqual = 0.01;        // steps expected to differ by less are equal; the wider wire is then proposed
+constexpr double kTie = 0.005;         // and taken where the measured ones differ by less: whose order two measurements may swap
 constexpr double kWorthLanes = 0.03;   // share of the step that is exposed, from which on more communicators are tried
 constexpr int64_t kMinSliceBytes = int64_t{1} << 20;
 constexpr int64_t kMinPipelinedBytes = int64_t{1} << 23;  // of a slice on the same communicator
@@ -226,7 +227,7 @@ void Controller::choose() {
   for (const int c : active_) {
     const Candidate& candidate = candidates_[static_cast<size_t>(c)];
     const double bytes = wire_bytes(candidate.plan, buckets_);
-    if (candidate.step_s <= best * (1 + kEqual) && bytes > most_bytes) chosen_ = c, most_bytes = bytes;
+    if (candidate.step_s <= best * (1 + kTie) && bytes > most_bytes) chosen_ = c, most_bytes = bytes;
   }
   plan_ = candidates_[static_cast<size_t>(chosen_)].plan;
   decided_span_s_ = 0;
