@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -64,22 +64,15 @@ def calibrate(group: dist.ProcessGroup, setting: Setting) -> LinkModel:
     seconds["broadcast"] = _curve("broadcast", lambda numel: _broadcast(numel, group, setting), group, setting)
     seconds["point_to_point"] = _curve("point_to_point", lambda numel: _exchange(numel, group, setting), group, setting)
     host_cost = _host_costs(dtypes, group, setting) if is_gloo else {}
-    base_s, hop_s = _latencies(seconds, num_ranks)
-    busbw = _bus_bandwidths(seconds["all_reduce"], num_ranks, base_s + 2 * (num_ranks - 1) * hop_s)
-    busbw_gb_s = max(value for _, value in busbw)
     fast_enough = [size for size, time_s in seconds["all_reduce"] if time_s <= _CAPACITY_S]
     capacity_gb_s = _capacity(group, setting, int(max(fast_enough, default=MIN_BYTES)))
-    hop_us = round(hop_s * 1e6, 3)
     return LinkModel(
         name=setting.name,
         title=f"measured between {num_ranks} ranks with {'gloo' if is_gloo else 'NCCL'}",
         level=setting.level,
-        busbw_gb_s=busbw_gb_s,
+        **fit_all_reduces(seconds, num_ranks),
         capacity_gb_s=capacity_gb_s,
         nics_per_node="per_gpu",
-        base_latency_us=round(base_s * 1e6, 3),
-        hop_latency_us=HopLatency(ring=hop_us, tree=hop_us),
-        efficiency=[(size, min(1.0, value / busbw_gb_s)) for size, value in busbw],
         algorithm="ring" if is_gloo else "auto",
         collectives_in_flight=2 if is_gloo else 1,  # ProcessGroupGloo has two threads
         measured=MeasuredCollectives(num_ranks=num_ranks, ranks_per_node=num_ranks if setting.level == "node" else 1, seconds=seconds),
@@ -88,20 +81,29 @@ def calibrate(group: dist.ProcessGroup, setting: Setting) -> LinkModel:
     )
 
 
-def _latencies(seconds: dict[str, Curve], num_ranks: int) -> tuple[float, float]:
-    """(of a collective whatever its size, of each step): a message takes both once, an all-reduce 2 (n - 1) steps."""
-    message_s, all_reduce_s = seconds["point_to_point"][0][1], seconds["all_reduce"][0][1]
+def fit_all_reduces(seconds: dict[str, Curve], num_ranks: int) -> dict[str, Any]:
+    """Latencies and bandwidths of a `LinkModel`, by name, from measured times.
+
+    A message is one step, an all-reduce 2 (n - 1). Latency is the shortest time of all sizes, since small ones may take longer than
+    larger ones do: the first to run, or by another algorithm. Bandwidths begin where transfer is at least a tenth of the time.
+    """
+    curve = seconds["all_reduce"]
+    all_reduce_s, message_s = (min(time_s for _, time_s in seconds[name]) for name in ("all_reduce", "point_to_point"))
     num_steps = 2 * (num_ranks - 1)
     hop_s = max(0.0, (all_reduce_s - message_s) / (num_steps - 1))
     base_s = max(0.0, all_reduce_s - num_steps * hop_s)
-    return base_s, hop_s
-
-
-def _bus_bandwidths(curve: Curve, num_ranks: int, latency_s: float) -> Curve:
-    """[bytes, GB/s beyond latency], where transfer is at least a tenth of the time; below, as at the smallest such size."""
+    hop_us = round(hop_s * 1e6, 3)
     factor = 2 * (num_ranks - 1) / num_ranks
-    points = [(size, factor * size / (time_s - latency_s) / _GB) for size, time_s in curve if time_s - latency_s > 0.1 * time_s]
-    return points or [(curve[-1][0], factor * curve[-1][0] / curve[-1][1] / _GB)]
+    beyond = curve[[time_s for _, time_s in curve].index(all_reduce_s) + 1 :]
+    busbw = [(size, factor * size / (time_s - all_reduce_s) / _GB) for size, time_s in beyond if time_s - all_reduce_s > 0.1 * time_s]
+    busbw = busbw or [(curve[-1][0], factor * curve[-1][0] / curve[-1][1] / _GB)]
+    busbw_gb_s = busbw[-1][1]  # which larger ones keep
+    return {
+        "busbw_gb_s": busbw_gb_s,
+        "base_latency_us": round(base_s * 1e6, 3),
+        "hop_latency_us": HopLatency(ring=hop_us, tree=hop_us),
+        "efficiency": [(size, min(1.0, value / busbw_gb_s)) for size, value in busbw],
+    }
 
 
 def _curve(name: str, make: Callable[[int], Probe], group: dist.ProcessGroup, setting: Setting) -> Curve:
