@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from gpualloc.plan.records import Assignment, Plan, PlannedDevice
+from gpualloc.plan.running import started_workloads
 from gpualloc.plan.workloads import Workload
 
 Kind = Literal["stays", "moves", "starts", "is rescheduled", "stops", "ends", "waits"]
@@ -40,10 +41,12 @@ def differences(before: Plan | None, after: Plan, workloads: Mapping[str, Worklo
         elapsed_s: since the old plan was made: what had started by then runs.
     """
     old = {each.workload: each for each in before.assignments} if before is not None else {}
+    named = {each.workload for each in after.assignments} | {each.workload for each in after.waiting}
+    started = started_workloads(before, named, elapsed_s) if before is not None else set()
     result = []
     for each in after.assignments:
         was = old.get(each.workload)
-        ran = was is not None and was.start_s <= elapsed_s
+        ran = each.workload in started
         kind: Kind = "starts" if was is None else "stays" if _is_same(was, each, ran=ran) else "moves" if ran else "is rescheduled"
         result.append(
             Difference(
@@ -56,11 +59,10 @@ def differences(before: Plan | None, after: Plan, workloads: Mapping[str, Worklo
         )
     for waiting in after.waiting:
         was = old.get(waiting.workload)
-        kind = "stops" if was is not None and was.start_s <= elapsed_s else "waits"
+        kind = "stops" if waiting.workload in started else "waits"
         result.append(
             Difference(workload=waiting.workload, kind=kind, before=None if was is None else _where(was, elapsed_s), after=waiting.reason)
         )
-    named = {each.workload for each in result}
     result += [
         Difference(workload=name, kind="ends", before=_where(was, elapsed_s), after=None) for name, was in old.items() if name not in named
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,16 +64,15 @@ def find_progress(
         raise UsageError(f"the rate of {still} in the current plan is not above 0; correct it, or leave --current out")
     nodes = {node.name: node for node in cluster.nodes}
     stopped = {each.workload: each.samples_done for each in current.waiting}
-    holders: dict[tuple[str, int], set[str]] = {}  # of GPUs, among what has started and not ended
-    for assignment in sorted(current.assignments, key=lambda each: each.start_s):
+    started = started_workloads(current, workloads, elapsed)
+    for assignment in current.assignments:
         workload = workloads.get(assignment.workload)
         if workload is None:
             continue
-        devices = [(device.node, device.index) for device in assignment.devices]
-        before_it = set[str]().union(*(holders.get(device, set()) for device in devices)) - set(assignment.shares_gpu_with)
-        if assignment.start_s > elapsed or before_it:  # the one before it may be late
+        if workload.name not in started:
             stopped[workload.name] = assignment.samples_done
             continue
+        devices = [(device.node, device.index) for device in assignment.devices]
         is_here = all(
             node in nodes and nodes[node].gpu_type == assignment.gpu_type and index < nodes[node].num_gpus for node, index in devices
         )
@@ -87,9 +86,6 @@ def find_progress(
         is_late = workload.samples_done is None and done > total * (1 - _LEAST_LEFT)
         left = max(total - done, total * _LEAST_LEFT if is_late else 0.0)
         runs = is_here and not is_reserved
-        if runs:
-            for device in devices:
-                holders.setdefault(device, set()).add(workload.name)
         result[workload.name] = Progress(
             samples_left=left,
             assignment=assignment if runs else None,
@@ -103,6 +99,20 @@ def find_progress(
             left = max(workload.total_samples - done, workload.total_samples * _LEAST_LEFT)
             result[name] = Progress(samples_left=left, has_started=done > 0)
     return result
+
+
+def started_workloads(current: Plan, unfinished: Collection[str], elapsed_s: float) -> set[str]:
+    """Those of `unfinished` whose start has come by the current plan and whose GPUs no other one still holds, which is late."""
+    holders: dict[tuple[str, int], set[str]] = {}
+    started = set()
+    for assignment in sorted(current.assignments, key=lambda each: each.start_s):
+        devices = [(device.node, device.index) for device in assignment.devices]
+        before_it = set[str]().union(*(holders.get(device, set()) for device in devices)) - set(assignment.shares_gpu_with)
+        if assignment.workload in unfinished and assignment.start_s <= elapsed_s and not before_it:
+            started.add(assignment.workload)
+            for device in devices:
+                holders.setdefault(device, set()).add(assignment.workload)
+    return started
 
 
 def _restart_s(assignment: Assignment, *, is_pessimistic: bool) -> float:

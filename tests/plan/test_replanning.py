@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gpualloc.errors import UsageError
+from gpualloc.plan.difference import differences
 from gpualloc.plan.outcome import Impossible
 from gpualloc.plan.planner import make_plan
 from gpualloc.plan.preparing import PlanOptions
@@ -47,6 +48,8 @@ def test_who_waits_for_one_that_is_late_has_not_started(preemptible: bool) -> No
     assert not is_double(later)
     assert by_name(later)["second"].samples_done == 0
     assert by_name(later)["second"].start_s == pytest.approx(0.01 * HOUR_S)
+    changes = differences(plan, later, {}, elapsed_s=1.5 * HOUR_S)
+    assert [(each.workload, each.kind) for each in changes] == [("first", "stays"), ("second", "stays")]
 
 
 def test_what_a_stopped_workload_has_done_is_kept_however_often_it_is_planned() -> None:
