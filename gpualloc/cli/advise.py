@@ -80,7 +80,6 @@ def advise(
 
     It reads what gpualloc bench and gpualloc bench --rehearse left in the results and forecasts the rest; nothing is run.
 
-    \b
     Examples:
       gpualloc advise
       gpualloc advise --model resnet50 --dataset-size 1281167 --epochs 90 --deadline 24h

@@ -261,7 +261,6 @@ def _global_options(
 ) -> None:
     """Will more GPUs pay off for this training job? Measure, then decide.
 
-    \b
     Examples:
       gpualloc bench            measure this machine
       gpualloc results show     the latest figures again

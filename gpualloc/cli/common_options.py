@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import typer
@@ -68,12 +69,14 @@ def _options(
 
 
 def add_common_options(command: Any, path: tuple[str, ...]) -> None:
-    """To the command and its sub-commands; options that one has already are its own.
+    """To the command and its sub-commands; options that one has already are its own. The lines of their help's prose become paragraphs.
 
     Args:
         path: the words that call it, such as ("results", "show"). With the option's they name its environment variable:
             GPUALLOC_RESULTS_SHOW_MODEL.
     """
+    if command.help:  # which typer shows by the lines of the source
+        command.help = re.sub(r"(?<=\S)\n(?=\S)", " ", command.help)
     taken = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for option in _fresh_options():
         option.opts = [name for name in option.opts if name not in taken]

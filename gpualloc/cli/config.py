@@ -35,13 +35,11 @@ def config(
 
     A file has a section for each command and a line for each option:
 
-    \b
-        [bench]
-        precision = ["fp16", "bf16"]
-        [results.show]
-        json = true
+      \\[bench]
+      precision = \\["fp16", "bf16"]
+      \\[results.show]
+      json = true
 
-    \b
     Examples:
       gpualloc config
       gpualloc config bench

@@ -42,7 +42,6 @@ def doctor(
 
     Takes 5 to 15 seconds, most of them to load torch and to measure. Exits with 1 if a check fails; a warning stops nothing.
 
-    \b
     Examples:
       gpualloc doctor
       gpualloc doctor --quick --json

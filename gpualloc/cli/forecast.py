@@ -39,7 +39,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _forecast() -> None:
     """Forecast the step time on GPUs, nodes and batches that were not measured, with intervals, from rows that were.
 
-    \b
     Examples:
       gpualloc forecast fit --store --out measured.json
       gpualloc forecast fit --csv rows.csv --out model.json
@@ -66,7 +65,6 @@ def fit(
 ) -> None:
     """Fit a scaling model to measured rows, of one cluster or of several, and write it.
 
-    \b
     Examples:
       gpualloc forecast fit --csv rows.csv --out model.json
       gpualloc forecast fit --csv here.csv --csv there.csv --out model.json
@@ -122,7 +120,6 @@ def predict(
 
     Exit code 3 where every query was refused.
 
-    \b
     Examples:
       gpualloc forecast predict --model model.json --csv queries.csv
       gpualloc forecast predict --model model.json --csv queries.csv --terms
@@ -153,7 +150,6 @@ def predict(
 def next_measurement(model: ModelFile, csv: Queries, like: Like = None, as_json: Json = False) -> None:
     """Name the measurements that would narrow the forecasts of these queries most.
 
-    \b
     Examples:
       gpualloc forecast next --model model.json --csv queries.csv
     """

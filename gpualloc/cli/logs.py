@@ -30,7 +30,6 @@ def logs(
 ) -> None:
     """Show what a rank of a job printed, of the newest start or an earlier one.
 
-    \b
     Examples:
       gpualloc logs vision
       gpualloc logs vision --rank 3 --tail 20

@@ -67,7 +67,6 @@ def report(
 
     With --serve it is shown in a browser instead and follows a run that is going on; Ctrl-C ends it.
 
-    \b
     Examples:
       gpualloc report -o report.html --price-per-hour '2.50 EUR'
       gpualloc report 3 4 --lang ja -o report_ja.html

@@ -33,7 +33,6 @@ def _results(ctx: typer.Context, store: Store = None, as_json: Json = False) -> 
 
     Alone it lists the runs.
 
-    \b
     Examples:
       gpualloc results
       gpualloc results show latest
@@ -49,7 +48,6 @@ def _results(ctx: typer.Context, store: Store = None, as_json: Json = False) -> 
 def list_runs(store: Store = None, as_json: Json = False) -> None:
     """List the runs, newest first.
 
-    \b
     Examples:
       gpualloc results list
       gpualloc results list --json --store team.sqlite
@@ -85,7 +83,6 @@ def show(
 ) -> None:
     """Show the figures of a run (default: the latest).
 
-    \b
     Examples:
       gpualloc results show
       gpualloc results show 3 --precision fp16 --hook none,gpualloc_fp16
@@ -137,7 +134,6 @@ def export(
 ) -> None:
     """Write the figures of a run to a file.
 
-    \b
     Examples:
       gpualloc results export -o results.csv
       gpualloc results export 3 --format json -o -
@@ -177,7 +173,6 @@ def compare(
     With two runs: the same cases in both, has the second become faster than the first? A verdict is "not certain" where the
     intervals from the lowest to the highest repeat overlap.
 
-    \b
     Examples:
       gpualloc results compare
       gpualloc results compare 3 --min-efficiency 0.7 --plot findings.png
@@ -247,7 +242,6 @@ def delete(
 ) -> None:
     """Delete a run and its figures for good.
 
-    \b
     Examples:
       gpualloc results delete 3
       gpualloc results delete 4 --yes

@@ -46,7 +46,6 @@ def run(
     Jobs of the plan that follow one another on a GPU do so. Two gpualloc never hold one GPU. Ctrl-C and SIGTERM end the jobs, which
     save a checkpoint first where they train with gpualloc.train; a kill -9 of this command ends them, too.
 
-    \b
     Examples:
       gpualloc run plan.json
       gpualloc run plan.json --only vision,text --dry-run

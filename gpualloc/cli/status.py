@@ -21,7 +21,6 @@ def status(
 ) -> None:
     """Show the jobs that gpualloc run started: how far they are, how fast, and what went wrong.
 
-    \b
     Examples:
       gpualloc status
       gpualloc status --leases

@@ -22,7 +22,6 @@ def stop(
 ) -> None:
     """Stop jobs: those that train with gpualloc.train save a checkpoint first and can be run again from it.
 
-    \b
     Examples:
       gpualloc stop vision
       gpualloc stop --all

@@ -70,7 +70,6 @@ def study(
     from these puts the threshold, with further rounds where it is too close to call. It stops when the answer is certain, or
     the budget is spent.
 
-    \b
     Examples:
       gpualloc study --model resnet50 --precision fp32,bf16 --max-minutes 15
       gpualloc study --image-size 100..500:50 --precision fp16 --gpus 4

@@ -53,7 +53,6 @@ def watch(
 
     Runs until Ctrl-C or SIGTERM, which is a clean end: exit 0. Every sample is on disk before the next one is taken.
 
-    \b
     Examples:
       gpualloc watch
       gpualloc watch --interval 1s --duration 10m --price-per-hour '2.50 EUR'
@@ -103,7 +102,6 @@ def report(
 ) -> None:
     """Report what was watched: utilisation of each GPU, and the hours and the money wasted, by GPU, process and user.
 
-    \b
     Examples:
       gpualloc watch report
       gpualloc watch report --since 7d --price-per-hour '2.50 EUR'

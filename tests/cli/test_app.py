@@ -51,6 +51,14 @@ def test_every_command_has_help_with_an_example_on_a_line_of_its_own(path: tuple
     assert "<bool>" not in done.stdout  # a switch takes no value
 
 
+def test_lines_of_the_source_are_no_lines_of_the_help() -> None:
+    done = CliRunner().invoke(app, ["calibrate", "--help"], env={"COLUMNS": "160"})
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    (prose,) = (line for line in lines if line.startswith("All-reduce, all-gather"))
+    assert len(prose) > 140  # as wide as there is room
+    assert lines.index("gpualloc calibrate --name our-box") == lines.index("Examples:") + 1
+
+
 def walk_options(command: Any) -> Iterator[Any]:
     yield from command.params
     for child in getattr(command, "commands", {}).values():
