@@ -39,7 +39,7 @@ def _is_common(parameter: Any) -> bool:
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    purpose, _, examples = inspect.cleandoc(command.help or "").replace("\b\n", "").partition("Examples:")
+    purpose, _, examples = inspect.cleandoc(command.help or "").replace("\\[", "[").partition("Examples:")
     yield from (f"## `{name}`", "", " ".join(purpose.split()), "")
     if examples:
         yield from ("```", *(line.strip() for line in examples.strip().splitlines()), "```", "")

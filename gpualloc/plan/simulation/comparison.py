@@ -31,7 +31,7 @@ COMPARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over traces and its 95 % interval by Student's t; low and high are None for a single trace."""
+    """A mean over traces and its 95 % interval by Student's t, cut at 0, below which none is; low and high are None for one trace."""
 
     mean: float
     low: float | None
@@ -43,7 +43,7 @@ class Interval:
         if count < 2:
             return cls(mean=mean, low=None, high=None)
         half = student_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-        return cls(mean=mean, low=mean - half, high=mean + half)
+        return cls(mean=mean, low=max(0.0, mean - half), high=mean + half)
 
 
 @dataclass(frozen=True, kw_only=True)
