@@ -8,6 +8,7 @@ loss        loss(outputs, targets) -> scalar, where outputs = model(inputs), wid
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -58,6 +59,12 @@ def check_factory(name: str) -> Callable[[BenchCase], Any]:
         raise UsageError(f"model {name!r}: module {module_name} has no {attribute}; {_CONTRACT}")
     if not callable(factory):
         raise UsageError(f"model {name!r}: {attribute} is a {type(factory).__name__}, not a function; {_CONTRACT}")
+    try:
+        inspect.signature(factory).bind(None)
+    except TypeError as error:
+        raise UsageError(f"model {name!r}: {attribute} cannot be called with one argument: {error}; {_CONTRACT}") from error
+    except ValueError:  # it has no signature, as some of C do not
+        pass
     checked: Callable[[BenchCase], Any] = factory
     return checked
 

@@ -82,6 +82,7 @@ def test_a_factory_in_the_working_directory_is_found(tmp_path: Path) -> None:
         ("no_such_module:make", "module no_such_module cannot be imported: ModuleNotFoundError: No module named 'no_such_module'; run"),
         ("examples.user_model:make_nothing", "module examples.user_model has no make_nothing; a factory takes the case"),
         ("examples.user_model:__doc__", "__doc__ is a str, not a function; a factory takes the case"),
+        ("os:getcwd", "getcwd cannot be called with one argument: too many positional arguments; a factory takes the case"),
         ("examples/user_model.py:make", "is not of the form package.module:factory"),
         (":make", "is not of the form package.module:factory"),
         ("timm:", "names no model of timm; write for example timm:resnet18"),
